@@ -1,0 +1,97 @@
+# Saccade. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TOOLS := $(or $(SACCADE_TOOLS),.tools)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS)/bin:$(PATH)
+PYTEST := $(BIN)/pytest
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+# The code is installed in place; only a change of the dependencies installs again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Saccade needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## Install everything into .venv
+
+.PHONY: tools
+tools: ## Install the engines and programs that tests need (Milvus, MinIO, Chromium, Prometheus, buf)
+	bash scripts/tools.sh
+
+.PHONY: demo
+demo: $(INSTALLED) ## Start the stack, load the gallery, print the address and sample searches, stay until Ctrl-C
+	$(BIN)/python -m services.stack demo
+
+.PHONY: run
+run: $(INSTALLED) ## Start the stack alone, stay until Ctrl-C
+	$(BIN)/python -m services.stack run
+
+.PHONY: smoke
+smoke: $(INSTALLED) ## One search of each kind on a fresh stack (SMOKE_ENGINES=real: on Milvus and MinIO)
+	$(BIN)/python -m services.stack smoke
+
+.PHONY: eval
+eval: $(INSTALLED) ## Measure retrieval, segmentation and tags through the services
+	$(BIN)/python -m benchmarks.evaluate
+
+.PHONY: test
+test: $(INSTALLED) tools ## All tests
+	$(PYTEST) tests
+
+.PHONY: test-unit
+test-unit: $(INSTALLED) ## Tests of single parts, under a minute
+	$(PYTEST) tests/unit
+
+.PHONY: test-integration
+test-integration: $(INSTALLED) tools ## Tests against real engines, and of the contracts
+	$(PYTEST) tests/integration tests/contract
+
+.PHONY: test-e2e
+test-e2e: $(INSTALLED) tools ## The whole stack: smoke, kill and restart, the page in a browser
+	$(PYTEST) tests/e2e
+
+.PHONY: test-gpu
+test-gpu: $(INSTALLED) ## Tests that need a CUDA device
+	$(PYTEST) tests -m gpu
+
+.PHONY: lint
+lint: $(INSTALLED) tools ## Formatting, style, types, dependencies between packages, contracts, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(TOOLS)/bin/buf lint proto
+	$(TOOLS)/bin/buf format --diff --exit-code proto
+	$(BIN)/python -m scripts.generate_stubs --check
+
+.PHONY: format
+format: $(INSTALLED) ## Format code and contracts
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	if test -x $(TOOLS)/bin/buf; then $(TOOLS)/bin/buf format -w proto; fi
+
+.PHONY: proto
+proto: $(INSTALLED) ## Generate the Python code of the contracts
+	$(BIN)/python -m scripts.generate_stubs
+
+.PHONY: constraints
+constraints: $(INSTALLED) ## Pin the versions that are installed now
+	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' > constraints.txt
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure the embedder's throughput and latency
+	$(BIN)/python -m benchmarks.embedder
+
+.PHONY: clean
+clean: ## Remove what builds and tests left; data and tools stay
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,170 @@
+"""The embedder as ingest and query see it: ndarray in and out, deadlines passed on, errors of our own tree."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import grpc
+from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
+from saccade.channel import channel_options
+from saccade.common.v1 import types_pb2
+from saccade.embedder.v1 import embedder_service_pb2 as pb
+from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from services.common.deadline import time_left_s
+from services.common.domain import Analysis, Box, Lane, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
+from services.common.errors import FailedPrecondition, SaccadeError
+from services.common.messages import box_to_message, segment_from_message
+from services.common.status import from_item_error, from_rpc_error
+from services.common.tensors import from_tensor
+
+__all__ = ["EmbedderClient"]
+
+_LANES: Final = {Lane.INTERACTIVE: pb.LANE_INTERACTIVE, Lane.BULK: pb.LANE_BULK}
+
+
+class EmbedderClient:
+    """Calls an embedder, or one replica of many behind a DNS name. Safe for concurrent use.
+
+    Every call raises Unavailable, Overloaded or DeadlineExceeded as the service or the network has it, and waits no
+    longer than the call being served has left. Where `fingerprint` is given, vectors of any other model raise
+    FailedPrecondition: vectors of unlike models are never mixed.
+    """
+
+    def __init__(self, target: str, *, timeout_s: float) -> None:
+        """Connect in the background to a gRPC target such as `dns:///embedder:50051`."""
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(
+            target, options=channel_options(), interceptors=aio_client_interceptors()
+        )
+        self._stub = EmbedderServiceStub(self._channel)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._channel.close()
+
+    async def get_model(self, model: str = "") -> ModelInfo:
+        """What is loaded; NotFound if that is not `model`."""
+        try:
+            answer = await self._stub.GetModel(pb.GetModelRequest(model=model), timeout=self._time())
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, "embedder") from exc
+        return ModelInfo(
+            model=answer.model,
+            fingerprint=answer.fingerprint,
+            dimension=answer.dimension,
+            has_text=answer.has_text,
+            logit_scale=answer.logit_scale,
+            segmenter=answer.segmenter,
+            device=answer.device,
+            precision=answer.precision,
+            max_items=answer.max_items,
+            max_image_bytes=answer.max_image_bytes,
+            max_image_pixels=answer.max_image_pixels,
+        )
+
+    async def embed_texts(
+        self, texts: Sequence[str], *, model: str = "", lane: Lane = Lane.INTERACTIVE, fingerprint: str = ""
+    ) -> Vector:
+        """Unit-length rows, shape [texts, dimension]."""
+        request = pb.EmbedTextsRequest(model=model, texts=texts, lane=_LANES[lane])
+        try:
+            answer = await self._stub.EmbedTexts(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, "embedder") from exc
+        _check(answer.fingerprint, fingerprint)
+        return from_tensor(answer.vectors, field="vectors")
+
+    async def embed_images(
+        self, images: Sequence[bytes], *, model: str = "", lane: Lane = Lane.INTERACTIVE, fingerprint: str = ""
+    ) -> list[Vector | SaccadeError]:
+        """For each image its vector, or why there is none."""
+        request = pb.EmbedImagesRequest(model=model, images=images, lane=_LANES[lane])
+        try:
+            answer = await self._stub.EmbedImages(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, "embedder") from exc
+        _check(answer.fingerprint, fingerprint)
+        return [
+            from_item_error(result.error) if result.HasField("error") else from_tensor(result.vector, field="vector")
+            for result in answer.results
+        ]
+
+    async def analyze_images(
+        self,
+        images: Sequence[bytes],
+        *,
+        model: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+        max_segments: int = 0,
+        min_area_fraction: float = 0.0,
+        vocabulary: Sequence[VocabularyEntry] = (),
+        prompt_templates: Sequence[str] = (),
+        fingerprint: str = "",
+    ) -> list[Analysis | SaccadeError]:
+        """For each image its vector and segments (with masks, vectors and tags), or why there are none."""
+        request = pb.AnalyzeImagesRequest(
+            model=model,
+            images=images,
+            lane=_LANES[lane],
+            max_segments=max_segments,
+            min_area_fraction=min_area_fraction,
+            vocabulary=[pb.VocabularyEntry(name=entry.name, category=entry.category) for entry in vocabulary],
+            include_masks=True,
+            prompt_templates=prompt_templates,
+        )
+        try:
+            answer = await self._stub.AnalyzeImages(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, "embedder") from exc
+        _check(answer.fingerprint, fingerprint)
+        return [_analysis(result) for result in answer.results]
+
+    async def segment_at(
+        self,
+        image: bytes,
+        *,
+        points: Sequence[Point] = (),
+        box: Box | None = None,
+        model: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+        fingerprint: str = "",
+    ) -> Segment:
+        """The one segment that points or a box mean, with mask and vector."""
+        request = pb.SegmentAtRequest(
+            model=model,
+            image=image,
+            points=[types_pb2.Point(x=point.x, y=point.y, background=point.background) for point in points],
+            box=box_to_message(box) if box else None,
+            lane=_LANES[lane],
+        )
+        try:
+            answer = await self._stub.SegmentAt(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise from_rpc_error(exc, "embedder") from exc
+        _check(answer.fingerprint, fingerprint)
+        return segment_from_message(answer.segment)
+
+    def _time(self) -> float:
+        return time_left_s(self._timeout_s)
+
+
+def _check(got: str, wanted: str) -> None:
+    if wanted and got != wanted:
+        raise FailedPrecondition(
+            f"the collection's vectors come from the model with fingerprint {wanted}, the embedder now has {got}; "
+            "run an embedder with the collection's model, or reindex the collection",
+            reason="MODEL_MISMATCH",
+        )
+
+
+def _analysis(result: pb.AnalyzeImageResult) -> Analysis | SaccadeError:
+    if result.HasField("error"):
+        return from_item_error(result.error)
+    analysis = result.analysis
+    return Analysis(
+        vector=from_tensor(analysis.vector, field="vector"),
+        segments=tuple(segment_from_message(segment) for segment in analysis.segments),
+        tags=tuple(Tag(tag.name, tag.category, tag.confidence) for tag in analysis.tags),
+        width=analysis.width,
+        height=analysis.height,
+    )

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from services.common.settings import Address, CommonSettings, GrpcSettings, load_settings, settings_config
+
+
+class Sample(GrpcSettings):
+    model_config = settings_config("sample")
+
+    listen: Address = "127.0.0.1:1"
+    workers: int = Field(2, ge=1, description="How many")
+
+
+def test_a_services_own_variable_goes_before_the_shared_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SACCADE_LOG_LEVEL", "WARNING")
+    assert load_settings(Sample, "sample").log_level == "WARNING"
+    monkeypatch.setenv("SACCADE_SAMPLE_LOG_LEVEL", "DEBUG")
+    assert load_settings(Sample, "sample").log_level == "DEBUG"
+
+
+def test_settings_can_not_be_changed() -> None:
+    settings = load_settings(Sample, "sample")
+    with pytest.raises(ValueError, match="frozen"):
+        settings.workers = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SACCADE_SAMPLE_WORKERS", "0", "greater than or equal to 1"),
+        ("SACCADE_SAMPLE_LISTEN", "50051", "host:port"),
+        ("SACCADE_SAMPLE_LISTEN", "localhost:99999", "host:port"),
+        ("SACCADE_SAMPLE_WORKER", "3", "did you mean SACCADE_SAMPLE_WORKERS?"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=said.replace("?", r"\?")) as caught:
+        load_settings(Sample, "sample")
+    assert name in str(caught.value)
+
+
+def test_where_a_service_is_concerns_its_peers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SACCADE_SAMPLE_ADDRESS", "dns:///sample:1")
+    load_settings(Sample, "sample")
+
+
+def test_a_secret_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "saccade_log_level").write_text("ERROR")
+    monkeypatch.setenv("SACCADE_SECRETS_DIR", str(tmp_path))
+
+    class Filed(CommonSettings):
+        model_config = settings_config("filed")
+
+    assert load_settings(Filed, "filed").log_level == "ERROR"
