@@ -8,7 +8,7 @@ A service's settings are one frozen object, built once in its `__main__`. The fi
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, ValidationError
@@ -123,8 +123,14 @@ class ObjectSettings(BaseSettings):
 _S = TypeVar("_S", bound=BaseSettings)
 
 
-def load_settings(kind: Callable[[], _S], service: str, environ: Mapping[str, str] | None = None) -> _S:
-    """Build a service's settings, or stop the process with a sentence for each thing that is wrong."""
+def load_settings(kind: type[_S], service: str, environ: Mapping[str, str] | None = None) -> _S:
+    """Build a service's settings, or stop the process with a sentence for each thing that is wrong.
+
+    With `--help` among the process's arguments, list every setting and stop.
+    """
+    if "--help" in sys.argv[1:]:
+        sys.stdout.write(_help(kind, service))
+        sys.exit(0)
     try:
         settings = kind()
     except ValidationError as exc:
@@ -134,6 +140,18 @@ def load_settings(kind: Callable[[], _S], service: str, environ: Mapping[str, st
     if unknown:
         _stop(service, unknown)
     return settings
+
+
+def _help(kind: type[BaseSettings], service: str) -> str:
+    lines = [f"python -m services.{service}: settings, from the environment or from files in SACCADE_SECRETS_DIR", ""]
+    for name, field in sorted(kind.model_fields.items()):
+        default = "needed" if field.is_required() else f"default {field.get_default(call_default_factory=True)!s}"
+        lines.append(f"  {PREFIX}{name.upper()}\n      {field.description or ''} ({default.strip()})")
+    lines += [
+        "",
+        f"Each can also be set for this service alone, as {PREFIX}{service.upper()}_...; that one goes first.",
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _unknown(kind: type[BaseSettings], service: str, environ: Mapping[str, str]) -> list[str]:

@@ -57,3 +57,13 @@ def test_a_secret_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         model_config = settings_config("filed")
 
     assert load_settings(Filed, "filed").log_level == "ERROR"
+
+
+def test_help_lists_every_setting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["services.sample", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        load_settings(Sample, "sample")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "SACCADE_WORKERS\n      How many (default 2)" in text
+    assert all(f"SACCADE_{name.upper()}" in text for name in Sample.model_fields)
