@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Installs what the tests run against: Chromium, Prometheus, Milvus, MinIO and buf.
+#
+# Everything but Debian's packages lands under .tools/ of the repository, or under $SACCADE_TOOLS. A stamp that names
+# the version says that a tool is there; remove the stamp, or the folder, to install it again.
+set -euo pipefail
+
+readonly MILVUS_VERSION=2.3.5
+readonly MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c # the last commit of the archived server
+readonly BUF_VERSION=1.75.0
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tools=${SACCADE_TOOLS:-$root/.tools}
+mkdir -p "$tools/bin" "$tools/stamps"
+tools=$(cd "$tools" && pwd)
+readonly root tools
+failed=0
+
+say() { printf 'tools: %s\n' "$*"; }
+problem() {
+    printf 'tools: %s\n' "$*" >&2
+    failed=1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# stamped NAME FILE: true when this version was installed to its end and its program is still there.
+stamped() { [[ -e $tools/stamps/$1 && -x $2 ]]; }
+
+# stamp NAME: records the version as installed, and forgets the versions before it.
+stamp() {
+    rm -f "$tools/stamps/${1%%@*}@"*
+    touch "$tools/stamps/$1"
+    say "$1 is installed"
+}
+
+debian_packages() {
+    local missing=() as_root=()
+    have chromium || missing+=(chromium)
+    { have prometheus && have promtool; } || missing+=(prometheus)
+    ((${#missing[@]})) || { say "chromium and prometheus are there"; return; }
+    if ! have apt-get; then
+        problem "install ${missing[*]} (prometheus brings promtool) with this system's package manager, then run this again"
+        return
+    fi
+    if ((EUID != 0)); then
+        if ! have sudo || ! sudo -n true 2>/dev/null; then
+            problem "as root, run: apt-get install --no-install-recommends ${missing[*]}"
+            return
+        fi
+        as_root=(sudo)
+    fi
+    say "installing Debian's ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    [[ " ${missing[*]} " != *" prometheus "* ]] || stop_prometheus "${as_root[@]}"
+}
+
+# The tests start their own Prometheus: Debian's must not run on its own, or hold port 9090.
+stop_prometheus() {
+    local unit
+    for unit in prometheus prometheus-node-exporter; do
+        if [[ -d /run/systemd/system ]]; then
+            "$@" systemctl disable --now "$unit" >/dev/null 2>&1 || true
+        elif [[ -x /etc/init.d/$unit ]]; then
+            "$@" "/etc/init.d/$unit" stop >/dev/null 2>&1 || true
+            "$@" update-rc.d "$unit" disable >/dev/null 2>&1 || true
+        fi
+    done
+}
+
+milvus() {
+    local stamp=milvus@$MILVUS_VERSION home=$tools/milvus python=${PYTHON:-python3}
+    if stamped "$stamp" "$home/server/bin/milvus"; then say "$stamp is there"; return; fi
+    say "installing $stamp (58 MB to fetch, 250 MB unpacked, half a minute)"
+    rm -rf "$home"
+    if ! "$python" -m venv "$home"; then
+        problem "Milvus needs a Python that can make virtual environments: on Debian, install python3-venv"
+        return
+    fi
+    if ! "$home/bin/pip" install --quiet --disable-pip-version-check --no-deps "milvus==$MILVUS_VERSION"; then
+        problem "PyPI has milvus $MILVUS_VERSION for x86-64 Linux and for macOS on ARM only; tests of real Milvus need one"
+        return
+    fi
+    # The package unpacks its server into each data folder. Unpacked here once, it starts with no such wait.
+    "$home/bin/python" - "$home/server" <<'PYTHON'
+import sys
+
+import milvus
+
+milvus._initialize_data_files(sys.argv[1])
+milvus.MilvusServerConfig(data_dir=sys.argv[1]).resolve()
+PYTHON
+    stamp "$stamp"
+}
+
+minio() {
+    local stamp=minio@$MINIO_VERSION
+    if stamped "$stamp" "$tools/bin/minio"; then say "$stamp is there"; return; fi
+    if ! have go; then
+        local instead="MinIO's server is built with Go, which is not here. Install Go, or run another S3 server \
+(the image pgsty/silo, MinIO's maintained fork, or any S3 endpoint) and name it in the settings"
+        if [[ ${CI:-} == true ]]; then problem "$instead"; else say "$instead; tests that start MinIO are skipped"; fi
+        return
+    fi
+    say "building $stamp (four minutes on two cores)"
+    if ! (cd / && GOBIN=$tools/bin CGO_ENABLED=0 nice -n 10 \
+        go install -trimpath -ldflags='-s -w' "github.com/minio/minio@$MINIO_VERSION"); then
+        problem "MinIO did not build: Go says why above"
+        return
+    fi
+    stamp "$stamp"
+}
+
+buf() {
+    local stamp=buf@$BUF_VERSION
+    if stamped "$stamp" "$tools/bin/buf"; then say "$stamp is there"; return; fi
+    if ! have npm; then
+        problem "buf comes from npm, which is not here: install Node.js 20 or later with npm"
+        return
+    fi
+    say "installing $stamp"
+    npm install --prefix "$tools/node" --save-exact --no-audit --no-fund --ignore-scripts --loglevel=error \
+        "@bufbuild/buf@$BUF_VERSION" >/dev/null
+    ln -sfn ../node/node_modules/.bin/buf "$tools/bin/buf"
+    "$tools/bin/buf" --version >/dev/null
+    stamp "$stamp"
+}
+
+buf
+milvus
+minio
+debian_packages
+exit "$failed"
