@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import grpc
-from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from saccade.channel import channel_options
 from saccade.common.v1 import types_pb2
@@ -14,6 +13,7 @@ from services.common.deadline import time_left_s
 from services.common.domain import Analysis, Box, Lane, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
 from services.common.errors import FailedPrecondition, SaccadeError
 from services.common.messages import box_to_message, segment_from_message
+from services.common.rpc_client import client_interceptors
 from services.common.status import from_item_error, from_rpc_error
 from services.common.tensors import from_tensor
 
@@ -33,9 +33,7 @@ class EmbedderClient:
     def __init__(self, target: str, *, timeout_s: float) -> None:
         """Connect in the background to a gRPC target such as `dns:///embedder:50051`."""
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(
-            target, options=channel_options(), interceptors=aio_client_interceptors()
-        )
+        self._channel = grpc.aio.insecure_channel(target, options=channel_options(), interceptors=client_interceptors())
         self._stub = EmbedderServiceStub(self._channel)
 
     async def close(self) -> None:

@@ -26,6 +26,8 @@ LIVENESS: Final = "liveness"
 
 _log = structlog.get_logger(__name__)
 
+_DRAIN_LEAD_S: Final = 0.5
+
 _LABELS = ["grpc_type", "grpc_service", "grpc_method"]
 _STARTED = Counter("grpc_server_started_total", "Calls started.", _LABELS)
 _HANDLED = Counter("grpc_server_handled_total", "Calls finished, by status code.", [*_LABELS, "grpc_code"])
@@ -220,7 +222,11 @@ async def serve_until_signal(server: Server, make_ready: Callable[[], Awaitable[
             await server.set_ready(True)
             _log.info("ready")
             await stopping
-        _log.info("draining")
+            _log.info("draining")
+            # gRPC cancels calls that have arrived but not begun when the server stops. Clients learn first that this
+            # replica takes no more, and what they had already sent gets to begin.
+            await server.set_ready(False)
+            await asyncio.sleep(_DRAIN_LEAD_S)
     finally:
         readying.cancel()
         stopping.cancel()

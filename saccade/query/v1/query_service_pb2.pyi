@@ -96,7 +96,7 @@ class Region(_message.Message):
     image: _builtins.bytes
     """An encoded image."""
     image_id: _builtins.str
-    """An image of the collection."""
+    """An image of the collection; it is left out of the results itself."""
     image_url: _builtins.str
     """An http or https address that the service fetches the image from."""
     segment_index: _builtins.int

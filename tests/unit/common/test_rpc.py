@@ -60,14 +60,16 @@ async def health(channel: grpc.aio.Channel, name: str) -> int:
 
 
 async def test_a_server_is_alive_before_it_is_ready() -> None:
-    async with serving(answer) as (server, _):
-        # Not through the balancing channel: that one sends nothing to a server that is not ready.
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            assert await health(channel, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
-            assert await health(channel, "") == health_pb2.HealthCheckResponse.NOT_SERVING
-            await server.set_ready(True)
-            assert await health(channel, "") == health_pb2.HealthCheckResponse.SERVING
-            assert await health(channel, DESCRIPTOR.full_name) == health_pb2.HealthCheckResponse.SERVING
+    # Not through the balancing channel: that one sends nothing to a server that is not ready.
+    async with (
+        serving(answer) as (server, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        assert await health(channel, LIVENESS) == health_pb2.HealthCheckResponse.SERVING
+        assert await health(channel, "") == health_pb2.HealthCheckResponse.NOT_SERVING
+        await server.set_ready(True)
+        assert await health(channel, "") == health_pb2.HealthCheckResponse.SERVING
+        assert await health(channel, DESCRIPTOR.full_name) == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_calls_wait_for_readiness_and_are_counted() -> None:

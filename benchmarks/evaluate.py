@@ -1,0 +1,296 @@
+"""Retrieval, segmentation and tags, measured through the running services: `python -m benchmarks.evaluate`.
+
+Without options a stack of its own is started on free ports, and the 200 evaluation scenes of the demo's gallery are
+stored in it. `--labels FILE` evaluates a folder of one's own; saccade.labels says how its labels look. Settings of the
+services, such as SACCADE_MODEL, apply. The report is printed, and written as one flat JSON object.
+
+text_to_image.recall_at_K            captions; share whose own image is among the first K (hybrid mode)
+image_to_image.recall_at_K           changed pictures (demo: the same objects elsewhere on another background)
+region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
+                                     min(10, relevant), relevant ones showing the same object
+region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
+segmentation.iou                     mean over the labelled objects of the best stored segment's IoU with the true mask
+                                     (segmentation.box_iou: with the true box, where no masks are known)
+tags.precision, tags.recall          tags that the model gave, against the names of the objects
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measures import BoolMask, Counts, best_iou, box_mask, mean, rank_of, recall_at
+from benchmarks.query_sets import (
+    SMALL_AREA,
+    PictureQuery,
+    RegionQuery,
+    demo_pictures,
+    demo_regions,
+    own_pictures,
+    own_regions,
+)
+from saccade import AsyncClient, Client, filters, make_region
+from saccade.common.v1 import types_pb2
+from saccade.errors import ApiError
+from saccade.labels import Label, LabelsError, read_labels
+from saccade.requests import Mode, content_id
+from services.common.domain import Mask
+from services.stack import gallery
+from services.stack.console import Screen
+from services.stack.engines import EngineMissing
+from services.stack.processes import ProcessError
+from services.stack.settings import StackSettings
+from services.stack.stack import temporary_stack
+
+__all__ = ["Report", "evaluate"]
+
+COLLECTION: Final = "evaluation"
+CONCURRENT: Final = 4
+K: Final = (1, 5, 10)
+MODES: Final[tuple[Mode, ...]] = ("whole", "segment", "hybrid")
+
+Report = dict[str, float | int | str]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is stored and what is asked."""
+
+    labels: Sequence[Label]
+    pictures: Sequence[PictureQuery]
+    small: Sequence[RegionQuery]
+    regions: Sequence[RegionQuery]
+    vocabulary: Mapping[str, str]
+    templates: Sequence[str]
+
+
+def demo_plan(demo_dir: Path, limit: int, queries: int) -> Plan:
+    """The evaluation split of the demo's gallery."""
+    labels = gallery.gallery_labels(demo_dir, limit or None, split="eval")
+    words = json.loads((demo_dir / "vocabulary.json").read_text(encoding="utf-8"))
+    return Plan(
+        labels,
+        demo_pictures(labels),
+        demo_regions(labels, min(queries, len(labels))),
+        own_regions(labels, queries),
+        {entry["name"]: entry.get("category", "") for entry in words["entries"]},
+        words["prompt_templates"],
+    )
+
+
+def own_plan(path: Path, limit: int, queries: int) -> Plan:
+    """A labelled folder of one's own; LabelsError if its labels can not be used."""
+    labels: dict[str, Label] = {}
+    for label in read_labels(path)[: limit or None]:
+        known = replace(label, id=label.id or content_id(label.path.read_bytes()))
+        if known.id in labels:
+            raise LabelsError(f"{path}: {label.file} and {labels[known.id].file} are the same picture")
+        labels[known.id] = known
+    found = list(labels.values())
+    small = [query for query in own_regions(found, sys.maxsize) if query.area_fraction < SMALL_AREA]
+    names = {name: "" for label in found for name in label.names}
+    return Plan(found, own_pictures(found), small[:queries], own_regions(found, queries), names, ())
+
+
+def evaluate(client: Client, open_client: Callable[[], AsyncClient], plan: Plan, screen: Screen) -> Report:
+    """Store what the plan names in a collection of its own, ask everything, and remove the collection."""
+    model = client.get_model()
+    report: Report = {"model": model.model, "fingerprint": model.fingerprint, "segmenter": model.segmenter}
+    report |= {"images": len(plan.labels), "objects": sum(len(label.objects) for label in plan.labels)}
+    if plan.vocabulary:
+        client.put_vocabulary(COLLECTION, plan.vocabulary, prompt_templates=plan.templates)
+    client.create_collection(COLLECTION, vocabulary=COLLECTION if plan.vocabulary else "")
+    try:
+        progress = screen.counting("storing", len(plan.labels))
+        loaded = gallery.load(client, plan.labels, COLLECTION, wait="segmented", progress=progress)
+        report["seconds.storing"] = round(loaded.seconds, 1)
+        started = time.monotonic()
+        report |= asyncio.run(_ask(open_client, plan, screen))
+        report["seconds.asking"] = round(time.monotonic() - started, 1)
+    finally:
+        screen.done()
+        client.delete_collection(COLLECTION, force=True)
+    return report
+
+
+async def _ask(open_client: Callable[[], AsyncClient], plan: Plan, screen: Screen) -> Report:
+    async with open_client() as client:
+        report = await _texts(client, plan, screen)
+        report |= await _pictures(client, plan, screen)
+        for name, queries in (("small", plan.small), ("all", plan.regions)):
+            for mode in MODES:
+                report |= await _regions(client, name, mode, queries, screen)
+        report |= await _stored(client, plan, screen)
+    return report
+
+
+async def _texts(client: AsyncClient, plan: Plan, screen: Screen) -> Report:
+    asked = [label for label in plan.labels if label.caption]
+
+    async def ask(label: Label) -> int | None:
+        answer = await client.search(COLLECTION, text=label.caption, top_k=max(K))
+        return rank_of([result.image.id for result in answer.results], label.id)
+
+    return _ranks("text_to_image", await _each(asked, ask, screen, "captions"))
+
+
+async def _pictures(client: AsyncClient, plan: Plan, screen: Screen) -> Report:
+    async def ask(query: PictureQuery) -> int | None:
+        answer = await client.search(COLLECTION, image=await asyncio.to_thread(query.picture), top_k=max(K))
+        return rank_of([result.image.id for result in answer.results], query.wanted)
+
+    return _ranks("image_to_image", await _each(plan.pictures, ask, screen, "pictures"))
+
+
+async def _regions(
+    client: AsyncClient, name: str, mode: Mode, queries: Sequence[RegionQuery], screen: Screen
+) -> Report:
+    async def ask(query: RegionQuery) -> float:
+        answer = await client.search(
+            COLLECTION,
+            region=make_region(image=await asyncio.to_thread(query.picture), box=query.box),
+            mode=mode,
+            filter=filters.negated(filters.ids(query.left_out)) if query.left_out else None,
+            top_k=max(K),
+        )
+        return recall_at([result.image.id for result in answer.results], query.relevant, max(K))
+
+    recalls = await _each(queries, ask, screen, f"{name} regions, {mode}")
+    key = f"region_to_image.{name}"
+    report: Report = {f"{key}.queries": len(recalls)}
+    if recalls:
+        report[f"{key}.{mode}.recall_at_10"] = mean(recalls)
+    return report
+
+
+async def _stored(client: AsyncClient, plan: Plan, screen: Screen) -> Report:
+    """What is stored of each image against its labels: segments and tags."""
+
+    async def get(label: Label) -> types_pb2.Image:
+        return await client.get_image(COLLECTION, label.id, include_masks=True)
+
+    images = {image.id: image for image in await _each(plan.labels, get, screen, "segments")}
+    report: Report = {}
+    by_mask = all(labelled.mask for label in plan.labels for labelled in label.objects)
+    overlaps = [iou for label in plan.labels for iou in _overlaps(label, images[label.id], by_mask=by_mask)]
+    if overlaps:
+        report["segmentation.iou" if by_mask else "segmentation.box_iou"] = mean(overlaps)
+        report["segmentation.objects"] = len(overlaps)
+    if any(label.objects for label in plan.labels):
+        given = {image.id: [tag.name for tag in image.tags] for image in images.values()}
+        counts = Counts.of(given, {label.id: label.names for label in plan.labels})
+        report |= {"tags.precision": counts.precision, "tags.recall": counts.recall, "tags.given": counts.given}
+    return report
+
+
+def _overlaps(label: Label, image: types_pb2.Image, *, by_mask: bool) -> list[float]:
+    if by_mask:
+        found = [_array(segment.mask.height, segment.mask.width, segment.mask.counts) for segment in image.segments]
+    else:
+        boxes = [segment.box for segment in image.segments]
+        found = [box_mask((box.x0, box.y0, box.x1, box.y1)) for box in boxes]
+    overlaps = []
+    for labelled in label.objects:
+        mask = labelled.mask
+        true = _array(mask["height"], mask["width"], mask["counts"]) if by_mask and mask else box_mask(labelled.box)
+        overlaps.append(best_iou(true, found))
+    return overlaps
+
+
+def _array(height: int, width: int, counts: Sequence[int]) -> BoolMask:
+    return Mask(height, width, tuple(counts)).to_array()
+
+
+async def _each(items: Sequence[T], ask: Callable[[T], Awaitable[R]], screen: Screen, what: str) -> list[R]:
+    """Ask for every item, a few at a time; results in the items' order."""
+    slots = asyncio.Semaphore(CONCURRENT)
+    progress, done = screen.counting(what, len(items)), 0
+
+    async def one(item: T) -> R:
+        nonlocal done
+        async with slots:
+            result = await ask(item)
+        done += 1
+        progress(done)
+        return result
+
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _ranks(name: str, ranks: Sequence[int | None]) -> Report:
+    if not ranks:
+        return {}
+    recalls: Report = {
+        f"{name}.recall_at_{k}": mean([float(rank is not None and rank <= k) for rank in ranks]) for k in K
+    }
+    return recalls | {f"{name}.queries": len(ranks)}
+
+
+def show(report: Report) -> None:
+    """Print the report as a table."""
+    table = Table("measure", "value", box=None, header_style="bold", pad_edge=False)
+    for key, value in report.items():
+        table.add_row(key, f"{value:.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+@contextmanager
+def _services(running: bool, addresses: Mapping[str, str], screen: Screen) -> Iterator[dict[str, str]]:
+    """Addresses of services: those given, or those of a stack of its own."""
+    if running:
+        yield dict(addresses)
+        return
+    with temporary_stack(os.environ, inherit=True, show=screen.show, progress=screen.starting) as stack:
+        yield {"embedder": stack.embedder, "ingest": stack.ingest, "query": stack.query}
+
+
+def main(
+    *,
+    labels: Annotated[Path | None, typer.Option(help="Labels of a folder of one's own, a JSON object a line.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the report is written as JSON.")] = Path("build/eval.json"),
+    limit: Annotated[int, typer.Option(min=0, help="Only so many images; 0: all.")] = 0,
+    queries: Annotated[int, typer.Option(min=1, help="Most region queries of each kind.")] = 200,
+    running: Annotated[bool, typer.Option("--running", help="Use services that run, at the addresses below.")] = False,
+    embedder_address: Annotated[str, typer.Option(envvar="SACCADE_EMBEDDER_ADDRESS")] = "127.0.0.1:50051",
+    ingest_address: Annotated[str, typer.Option(envvar="SACCADE_INGEST_ADDRESS")] = "127.0.0.1:50052",
+    query_address: Annotated[str, typer.Option(envvar="SACCADE_QUERY_ADDRESS")] = "127.0.0.1:50053",
+) -> None:
+    """Measure retrieval, segmentation and tags through the services."""
+    screen = Screen(quiet=True)
+    try:
+        plan = own_plan(labels, limit, queries) if labels else demo_plan(StackSettings().demo_dir, limit, queries)
+        given = {"embedder": embedder_address, "ingest": ingest_address, "query": query_address}
+        with _services(running, given, screen) as addresses, Client(**_typed(addresses)) as client:
+            report = evaluate(client, lambda: AsyncClient(**_typed(addresses)), plan, screen)
+    except (ApiError, EngineMissing, LabelsError, ProcessError, gallery.GalleryError) as exc:
+        screen.done()
+        sys.exit(f"evaluate: {exc}")
+    show(report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    screen.say(f"written to {out}")
+
+
+def _typed(addresses: Mapping[str, str]) -> dict[str, Any]:
+    return {**addresses, "timeout_s": 120.0}
+
+
+if __name__ == "__main__":
+    typer.run(main)

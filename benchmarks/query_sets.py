@@ -1,0 +1,104 @@
+"""What an evaluation asks: pictures and regions, and which stored images are the right answers."""
+
+import io
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image, ImageEnhance
+
+from demo.labels import GALLERY_FOLDER
+from demo.labels import read_labels as read_scene_labels
+from demo.queries import query_variant, region_queries
+from saccade.labels import Label, LabelledObject
+from saccade.requests import Box
+
+__all__ = ["SMALL_AREA", "PictureQuery", "RegionQuery", "demo_pictures", "demo_regions", "own_pictures", "own_regions"]
+
+SMALL_AREA: Final = 0.08
+"""An object that covers less of its image than this is small."""
+
+SEED: Final = 3
+
+
+@dataclass(frozen=True)
+class PictureQuery:
+    """A picture (made when asked for) and the one image that it was made from."""
+
+    picture: Callable[[], bytes]
+    wanted: str
+
+
+@dataclass(frozen=True)
+class RegionQuery:
+    """A box on a picture, and the images that show the same object; `left_out` is the stored image that it is from."""
+
+    picture: Callable[[], bytes]
+    box: Box
+    area_fraction: float
+    relevant: frozenset[str]
+    left_out: str = ""
+
+
+def demo_pictures(labels: Sequence[Label]) -> list[PictureQuery]:
+    """For each scene of the gallery its objects at other places and sizes, on another background."""
+    scenes = {scene.id: scene for scene in read_scene_labels(GALLERY_FOLDER)}
+    return [
+        PictureQuery(lambda scene=scenes[label.id]: _jpeg(query_variant(scene, SEED).image), label.id)  # type: ignore[misc]
+        for label in labels
+    ]
+
+
+def demo_regions(labels: Sequence[Label], count: int) -> list[RegionQuery]:
+    """Small objects in scenes that are not in the gallery."""
+    queries = region_queries(count, SEED, among={name for label in labels for name in label.names})
+    return [
+        RegionQuery(
+            lambda image=query.scene.image: _jpeg(image),  # type: ignore[misc]
+            query.target.box,
+            query.target.area_fraction,
+            _holders(labels, query.target.name),
+        )
+        for query in queries
+    ]
+
+
+def own_pictures(labels: Sequence[Label]) -> list[PictureQuery]:
+    """Each image itself, cropped, scaled down, brightened and compressed harder."""
+    return [PictureQuery(lambda label=label: _altered(label), label.id) for label in labels]  # type: ignore[misc]
+
+
+def own_regions(labels: Sequence[Label], count: int) -> list[RegionQuery]:
+    """Labelled boxes of the images themselves, each image left out of its own answer; a seeded sample of them."""
+    queries = []
+    for label in labels:
+        for labelled in label.objects:
+            others = _holders(labels, labelled.name) - {label.id}
+            if others:
+                queries.append(_region_of(label, labelled, others))
+    random.Random(SEED).shuffle(queries)  # noqa: S311 - a sample, no secret
+    return queries[:count]
+
+
+def _region_of(label: Label, labelled: LabelledObject, relevant: frozenset[str]) -> RegionQuery:
+    return RegionQuery(label.path.read_bytes, labelled.box, labelled.area_fraction, relevant, label.id)
+
+
+def _holders(labels: Sequence[Label], name: str) -> frozenset[str]:
+    return frozenset(label.id for label in labels if name in label.names)
+
+
+def _altered(label: Label) -> bytes:
+    with Image.open(label.path) as image:
+        rgb = image.convert("RGB")
+    left, top = rgb.width * 0.05, rgb.height * 0.05
+    cropped = rgb.crop((round(left), round(top), round(rgb.width - left), round(rgb.height - top)))
+    small = cropped.resize((max(16, round(cropped.width * 0.7)), max(16, round(cropped.height * 0.7))))
+    return _jpeg(ImageEnhance.Brightness(small).enhance(1.1), quality=60)
+
+
+def _jpeg(image: Image.Image, quality: int = 85) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

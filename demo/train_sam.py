@@ -1,0 +1,268 @@
+"""Train the demo SAM: `python -m demo.train_sam`. segment_anything's own classes, small."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import save_file
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.nn import functional
+
+from demo.gallery_plan import plan_scenes
+from demo.sam_data import PADDING, SamExample, draw_example, draw_sam_pool, make_prompts
+from demo.scenes import pick_background, sample_spec
+from services.embedder.models.sam_architecture import SamConfig, build_sam
+
+__all__ = ["CONFIG", "decode", "main", "mask_losses", "train"]
+
+CONFIG: Final = SamConfig(
+    encoder_dim=96,
+    encoder_depth=4,
+    encoder_heads=3,
+    global_attention_indexes=(1, 3),
+    image_size=144,
+    patch_size=8,
+    window_size=9,
+    prompt_embed_dim=64,
+    decoder_heads=4,
+    decoder_mlp_dim=256,
+    iou_head_hidden_dim=64,
+)
+FOCAL_WEIGHT: Final = 20.0
+ALL_MASKS_WEIGHT: Final = 0.05
+"""How much the masks count that are not the best of the three, so that none is left untrained."""
+HINT_WEIGHT: Final = 2.0
+WARMUP: Final = 0.03
+WEIGHT_DECAY: Final = 0.02
+GRADIENT_NORM: Final = 2.0
+
+
+def _prompt_tokens(sam: Sam, examples: list[SamExample]) -> Tensor:
+    """The tokens of all prompts (n, k, c): the points of every picture, then, with one-point prompts, the boxes."""
+    points = torch.from_numpy(np.concatenate([x.prompts.points for x in examples]))
+    signs = torch.from_numpy(np.concatenate([x.prompts.point_labels for x in examples]))
+    tokens: Tensor = sam.prompt_encoder(points=(points, signs), boxes=None, masks=None)[0]
+    if points.shape[1] > 1:
+        return tokens
+    boxes = torch.from_numpy(np.concatenate([x.prompts.boxes for x in examples]))
+    return torch.cat([tokens, sam.prompt_encoder(points=None, boxes=boxes, masks=None)[0]])
+
+
+def _targets(examples: list[SamExample], prompts: int, cells: int) -> tuple[Tensor, Tensor]:
+    """For the first `prompts` prompts, in the order of `_prompt_tokens`: the index of the picture (n), and
+    what is asked for as the covered part of each cell of the mask grid (n, cells, cells)."""
+    points = len(examples[0].prompts.points)
+    order = [(i, k) for i, x in enumerate(examples) for k in x.prompts.targets[:points]]
+    order += [(i, k) for i, x in enumerate(examples) for k in x.prompts.targets[points:]]
+    masks = np.stack([examples[i].labels == k for i, k in order[:prompts]])
+    owners = torch.tensor([i for i, _ in order[:prompts]])
+    return owners, functional.adaptive_avg_pool2d(torch.from_numpy(masks).float(), cells)
+
+
+def decode(sam: Sam, embeddings: Tensor, tokens: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """`MaskDecoder.predict_masks` for prompts of several pictures at once.
+
+    `embeddings` (pictures, c, h, w), prompt `tokens` (n, k, c), `owners` (n) the index of each prompt's
+    picture. Returns logits (n, 4, 4h, 4w), the first mask meant to stand alone, and predicted IoU (n, 4).
+    """
+    decoder = sam.mask_decoder
+    outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    queries = torch.cat([outputs.expand(len(tokens), -1, -1), tokens], dim=1)
+    source = embeddings[owners] + sam.prompt_encoder.no_mask_embed.weight[..., None, None]
+    positions = sam.prompt_encoder.get_dense_pe().expand_as(source)
+    answers, keys = decoder.transformer(source, positions, queries)
+    upscaled = decoder.output_upscaling(keys.transpose(1, 2).reshape(source.shape))
+    weights = [mlp(answers[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
+    masks = torch.einsum("nmc,nchw->nmhw", torch.stack(weights, dim=1), upscaled)
+    return masks.float(), decoder.iou_prediction_head(answers[:, 0]).float()
+
+
+def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Focal plus dice loss of each mask: logits (n, m, h, w), targets (n, h, w) in [0, 1]; returns (n, m)."""
+    wanted = targets[:, None].expand_as(logits)
+    chances = logits.sigmoid()
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    focal = ((wanted - chances).square() * entropy).mean(dim=(2, 3))
+    overlap = 2 * (chances * wanted).sum(dim=(2, 3)) + 1
+    dice = 1 - overlap / (chances.sum(dim=(2, 3)) + wanted.sum(dim=(2, 3)) + 1)
+    return FOCAL_WEIGHT * focal + dice
+
+
+def true_ious(logits: Tensor, targets: Tensor) -> Tensor:
+    """IoU of each thresholded mask with its target: (n, m)."""
+    found, wanted = logits > 0, targets[:, None] > 0.5
+    return (found & wanted).sum(dim=(2, 3)) / (found | wanted).sum(dim=(2, 3)).clamp(min=1)
+
+
+class Hints(nn.Module):
+    """A training aid that is not saved: embeddings should tell what is object, and where its middle is.
+
+    One linear map from each cell's embedding to a logit and to the (x, y) of the middle of its object.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.map = nn.Conv2d(channels, 3, kernel_size=1)
+
+    def forward(self, embeddings: Tensor, examples: list[SamExample]) -> Tensor:
+        """The mean error of the hints for embeddings (n, c, h, w)."""
+        hints = self.map(embeddings)
+        wanted = torch.stack([_middles(x.labels, embeddings.shape[-1]) for x in examples])
+        inside = wanted[:, 0] > 0
+        errors = (hints[:, 1:] - wanted[:, 1:]).abs().sum(dim=1)
+        presence = functional.binary_cross_entropy_with_logits(hints[:, 0], wanted[:, 0])
+        error: Tensor = presence + errors[inside].mean()
+        return error
+
+
+def _middles(labels: np.ndarray, cells: int) -> Tensor:
+    """For each cell of the embedding 1 and the (x, y) in [-1, 1] of its object's middle, or zeros: (3, h, w)."""
+    stride = len(labels) // cells
+    coarse = labels[stride // 2 :: stride, stride // 2 :: stride]
+    wanted = np.zeros((3, cells, cells), np.float32)
+    for number in set(np.unique(coarse).tolist()) - {0, PADDING}:
+        rows, columns = np.nonzero(labels == number)
+        middle = np.array([columns.mean(), rows.mean()]) / len(labels) * 2 - 1
+        wanted[:, coarse == number] = np.array([1.0, *middle], np.float32)[:, None]
+    return torch.from_numpy(wanted)
+
+
+def batch_loss(sam: Sam, hints: Hints, examples: list[SamExample]) -> Tensor:
+    """The mean loss over all prompts of a batch: single mask, best of three, predicted IoU, and hints."""
+    tokens = _prompt_tokens(sam, examples)
+    owners, targets = _targets(examples, len(tokens), sam.image_encoder.img_size // 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = embed(sam, [x.image for x in examples])
+        logits, scores = decode(sam, embeddings, tokens, owners)
+    losses = mask_losses(logits, targets)
+    several = losses[:, 1:].amin(dim=1) + ALL_MASKS_WEIGHT * losses[:, 1:].mean(dim=1)
+    quality = functional.mse_loss(scores, true_ious(logits.detach(), targets))
+    aid: Tensor = hints(embeddings.float(), examples)
+    return (losses[:, 0] + several).mean() + quality + HINT_WEIGHT * aid
+
+
+def embed(sam: Sam, images: list[np.ndarray]) -> Tensor:
+    """Embeddings (n, c, h, w) of square inputs (side, side, 3)."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
+    normalised = (pixels - sam.pixel_mean) / sam.pixel_std
+    embeddings: Tensor = sam.image_encoder(normalised)
+    return embeddings
+
+
+def draw_validation(seed: int, count: int = 48) -> list[SamExample]:
+    """Held-out scenes, other than those of the gallery, with one random point for each of some objects."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for planned in plan_scenes(rng, count):
+        spec = sample_spec(rng, planned.names, pick_background(rng))
+        image, labels = draw_example(spec, CONFIG.image_size)
+        examples.append(SamExample(image, labels, make_prompts(rng, labels)))
+    return examples
+
+
+@torch.inference_mode()
+def validate(sam: Sam, examples: list[SamExample]) -> str:
+    """Mean IoU of the mask with the best predicted IoU, by kind of prompt, and the error of that prediction."""
+    sam.eval()
+    tokens = _prompt_tokens(sam, examples)
+    owners, targets = _targets(examples, len(tokens), sam.image_encoder.img_size // 2)
+    logits, scores = decode(sam, embed(sam, [x.image for x in examples]), tokens, owners)
+    ious = true_ious(logits, targets)
+    best = ious.gather(1, 1 + scores[:, 1:].argmax(dim=1, keepdim=True))[:, 0]
+    points = np.array([x.prompts.targets[: len(x.prompts.points)] for x in examples]).ravel()
+    ground = torch.from_numpy(points == 0)
+    of_points, of_boxes = best[: len(points)], best[len(points) :]
+    sam.train()
+    return (
+        f"iou object {of_points[~ground].mean():.3f} background {of_points[ground].mean():.3f} "
+        f"box {of_boxes.mean():.3f} iou error {(scores - ious).abs().mean():.3f}"
+    )
+
+
+def rate(progress: float) -> float:
+    """Linear warm-up, then a cosine down to nought; `progress` in [0, 1]."""
+    if progress < WARMUP:
+        return max(progress / WARMUP, 0.02)
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARMUP) / (1 - WARMUP)))
+
+
+def train(
+    sam: Sam,
+    batches: Iterator[list[SamExample]],
+    validation: list[SamExample],
+    *,
+    steps: int,
+    seconds: float,
+    learning_rate: float,
+) -> None:
+    """Train in place for `steps`, or for `seconds` if that comes first."""
+    hints = Hints(sam.mask_decoder.transformer_dim)
+    parameters = [*sam.parameters(), *hints.parameters()]
+    stepper = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    start = time.monotonic()
+    step, progress = 0, 0.0
+    sam.train()
+    while progress < 1:
+        for group in stepper.param_groups:
+            group["lr"] = learning_rate * rate(progress)
+        loss = batch_loss(sam, hints, next(batches))
+        stepper.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        stepper.step()
+        step += 1
+        elapsed = time.monotonic() - start
+        progress = max(step / steps, elapsed / seconds)
+        if step % 100 == 0 or progress >= 1:
+            typer.echo(f"step {step} {elapsed:.0f} s loss {loss.item():.3f} {validate(sam, validation)}")
+
+
+def save(sam: Sam, out: Path) -> None:
+    """Write configuration and half-precision weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(asdict(CONFIG), indent=2) + "\n", encoding="utf-8")
+    halves = {name: value.detach().half().contiguous() for name, value in sam.state_dict().items()}
+    save_file(halves, out / "model.safetensors")
+
+
+def main(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for configuration and weights.")] = Path("demo/models/sam"),
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
+    minutes: Annotated[float, typer.Option(help="Stop training after this time at the latest.")] = 25.0,
+    batch_size: Annotated[int, typer.Option()] = 4,
+    learning_rate: Annotated[float, typer.Option()] = 1.5e-3,
+    scenes: Annotated[int, typer.Option(help="Scenes in the training pool.")] = 8_000,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    seed: Annotated[int, typer.Option()] = 11,
+) -> None:
+    """Draw the training pool, train, and write configuration and weights."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    start = time.monotonic()
+    pool = draw_sam_pool(seed, scenes, CONFIG.image_size)
+    typer.echo(f"{len(pool.images)} pictures drawn in {time.monotonic() - start:.0f} s")
+    sam = build_sam(CONFIG)
+    batches = pool.batches(np.random.default_rng(seed), batch_size)
+    train(
+        sam,
+        batches,
+        draw_validation(seed + 1),
+        steps=steps,
+        seconds=minutes * 60,
+        learning_rate=learning_rate,
+    )
+    save(sam, out)
+    typer.echo(f"wrote {out} after {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,169 @@
+"""`saccade search`."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from saccade.cli.app import CollectionOption, FilterOption, JsonOption, TagOption, app, client_of, combined_filter
+from saccade.cli.output import note, show_table, to_dict, write_json
+from saccade.query.v1 import query_service_pb2 as query
+from saccade.requests import Box, Mode, Point, make_part, make_region
+
+__all__ = ["search"]
+
+_NEGATIVE_WEIGHT = -0.5
+
+
+@app.command()
+def search(
+    context: typer.Context,
+    *,
+    collection: CollectionOption,
+    text: Annotated[list[str] | None, typer.Option(help="Words to look for.")] = None,
+    without: Annotated[list[str] | None, typer.Option("--not", help="Words to move away from (weight -0.5).")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="A picture to look for: a file or an address.")] = None,
+    like: Annotated[list[str] | None, typer.Option(help="Id of a stored image to look for.")] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of a picture: FILE@x0,y0,x1,y1 (a box), FILE@x,y (a point) or id:ID@... ."),
+    ] = None,
+    box: Annotated[str, typer.Option(help="Only this box of the one --image or --like: x0,y0,x1,y1.")] = "",
+    point: Annotated[
+        list[str] | None, typer.Option(help="Only what lies at this point of the one --image or --like: x,y.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="whole, segment or hybrid.")] = "hybrid",
+    filter_json: FilterOption = "",
+    tag: TagOption = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="Most results.")] = 10,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.0,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector.")] = False,
+    page_token: Annotated[str, typer.Option(help="For the next page, as the page before says.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Find images by words, pictures, stored images, and regions of pictures, in any mix.
+
+    Several of them are parts of one query; ::WEIGHT after a part makes it count more, less, or against:
+    --text "owl::2" --like abc::0.5. Coordinates are fractions of the picture's sides, 0,0 top left.
+    """
+    parts = _region_parts(image or [], like or [], box, point or [])
+    parts += [_weighted(item, lambda words: {"text": words}) for item in text or []]
+    parts += [_weighted(item, lambda words: {"text": words}, _NEGATIVE_WEIGHT) for item in without or []]
+    parts += [_weighted(item, lambda value: {"region": _region(value)}) for item in region or []]
+    if not parts:
+        raise typer.BadParameter("needs --text, --image, --like or --region", ctx=context)
+    known: Sequence[Mode] = ("whole", "segment", "hybrid")
+    wanted = next((name for name in known if name == mode), None)
+    if wanted is None:
+        raise typer.BadParameter(f"--mode needs whole, segment or hybrid, not {mode}", ctx=context)
+    answer = client_of(context).search(
+        collection,
+        parts=parts,
+        mode=wanted,
+        filter=combined_filter(filter_json, tag),
+        top_k=top_k,
+        page_token=page_token,
+        min_score=min_score,
+        exact=exact,
+    )
+    if as_json:
+        write_json(to_dict(answer))
+        return
+    show_table(
+        ["#", "file", "title", "id", "score", "matched segments"],
+        [
+            [rank, result.image.source, result.image.title, result.image.id, f"{result.score:.3f}", _matched(result)]
+            for rank, result in enumerate(answer.results, start=1)
+        ],
+        empty="nothing found",
+    )
+    _describe(answer)
+
+
+def _describe(answer: query.SearchResponse) -> None:
+    milliseconds = sum(timing.duration.ToMilliseconds() for timing in answer.plan.timings)
+    stages = ", ".join(f"{timing.stage} {timing.duration.ToMilliseconds()}" for timing in answer.plan.timings)
+    note(f"{milliseconds} ms ({stages}); {answer.plan.candidates} candidates")
+    for missing in answer.plan.degraded:
+        note(f"without {missing}")
+    if answer.next_page_token:
+        note(f"more: --page-token {answer.next_page_token}")
+
+
+def _matched(result: query.SearchResult) -> str:
+    lines = []
+    for match in result.matched_segments:
+        box, tags = match.segment.box, match.segment.tags
+        name = f"{tags[0].name} " if tags else ""
+        lines.append(f"{name}{match.similarity:.2f} at {box.x0:.2f},{box.y0:.2f},{box.x1:.2f},{box.y1:.2f}")
+    return "; ".join(lines)
+
+
+def _region_parts(images: list[str], likes: list[str], box: str, points: list[str]) -> list[query.Part]:
+    """The parts of --image and --like: whole pictures, or with --box and --point the one picture's region."""
+    if not box and not points:
+        parts = [_weighted(item, lambda value: {"image": value}) for item in images]
+        return parts + [_weighted(item, lambda value: {"like": value}) for item in likes]
+    if len(images) + len(likes) != 1:
+        raise typer.BadParameter("--box and --point need exactly one --image or --like; use --region for more")
+
+    def content(value: str) -> dict[str, Any]:
+        region = make_region(
+            image=value if images else None,
+            like="" if images else value,
+            box=_box(_numbers(box, 4, "--box")) if box else None,
+            points=[_point(item) for item in points],
+        )
+        return {"region": region}
+
+    return [_weighted((images or likes)[0], content)]
+
+
+def _region(value: str) -> query.Region:
+    picture, separator, numbers = value.rpartition("@")
+    if not separator or not picture:
+        raise typer.BadParameter(f"--region needs FILE@x0,y0,x1,y1, FILE@x,y or id:ID@..., not {value!r}")
+    coordinates = _numbers(numbers, 0, "--region")
+    stored = picture.startswith("id:")
+    whole_box = len(coordinates) == 4
+    return make_region(
+        image=None if stored else picture,
+        like=picture.removeprefix("id:") if stored else "",
+        box=_box(coordinates) if whole_box else None,
+        points=[] if whole_box else [(coordinates[0], coordinates[1])],
+    )
+
+
+def _box(numbers: list[float]) -> Box:
+    x0, y0, x1, y1 = numbers
+    return x0, y0, x1, y1
+
+
+def _point(text: str) -> Point:
+    x, y = _numbers(text, 2, "--point")
+    return x, y
+
+
+def _numbers(text: str, count: int, option: str) -> list[float]:
+    """`count` numbers between commas; 0: two or four."""
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in ({count} if count else {2, 4}):
+        wanted = {2: "x,y", 4: "x0,y0,x1,y1", 0: "x,y or x0,y0,x1,y1"}[count]
+        raise typer.BadParameter(f"{option} needs {wanted} as fractions of the picture's sides, not {text!r}")
+    return numbers
+
+
+def _weighted(item: str, content: Callable[[str], dict[str, Any]], weight: float | None = None) -> query.Part:
+    """A part from VALUE or VALUE::WEIGHT."""
+    value, separator, number = item.rpartition("::")
+    if separator:
+        try:
+            return make_part(**content(value), weight=float(number))
+        except ValueError as exc:
+            if not number.replace(".", "").replace("-", "").isdigit():
+                raise typer.BadParameter(f"after :: there must be a weight such as 0.5, not {number!r}") from exc
+            raise
+    return make_part(**content(item), weight=weight)

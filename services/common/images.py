@@ -1,0 +1,274 @@
+"""Encoded pictures of strangers -> RGB pixels, within limits. The only file that opens an image.
+
+Six formats are read: JPEG, PNG, WebP, GIF, BMP and TIFF. The content decides which it is, never a name. Only the first
+frame of an animation is decoded. Colour profiles are not applied.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from services.common.errors import InvalidImage
+
+__all__ = ["ImageInfo", "ImageLimits", "decode", "probe", "thumbnail"]
+
+# Pillow's own guard is one number for the whole process, and warns before it refuses. Every picture is opened here,
+# and here its declared size is held against the caller's limits before a pixel is decoded.
+Image.MAX_IMAGE_PIXELS = None
+
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_CONTENT_TYPES: Final = {
+    "JPEG": "image/jpeg",
+    # Several JPEGs in one file, as many phones write them; the first is the picture.
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "TIFF": "image/tiff",
+}
+_MAGIC: Final = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+)
+_ORIENTATION_TAG: Final = 0x0112
+_TRANSPOSE: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE: Final = (255, 255, 255)
+_THUMBNAIL_QUALITY: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What an image may be; beyond any of these it is refused with InvalidImage."""
+
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 100_000_000
+    max_side: int = 30_000
+    min_side: int = 8
+    max_frames: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What a picture's header says; width and height in pixels after EXIF orientation."""
+
+    content_type: str
+    width: int
+    height: int
+
+
+def probe(data: bytes, limits: ImageLimits, field: str = "image") -> ImageInfo:
+    """Read the header alone: cheap, and no proof that the rest decodes.
+
+    Raises:
+        InvalidImage: reason IMAGE_EMPTY, IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS, IMAGE_TOO_MANY_FRAMES,
+            IMAGE_TOO_SMALL, IMAGE_FORMAT, IMAGE_TRUNCATED or IMAGE_UNREADABLE; `field` is named.
+    """
+    with _opened(data, limits, field) as image:
+        width, height = image.size
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return ImageInfo(_CONTENT_TYPES[image.format or ""], width, height)
+
+
+def decode(data: bytes, limits: ImageLimits, field: str = "image", *, target_px: int = 0) -> Image.Image:
+    """The whole picture in mode RGB, upright by its EXIF orientation, transparency over white.
+
+    Args:
+        data: The encoded picture.
+        limits: What it may be.
+        field: What errors call it.
+        target_px: Where above 0, a JPEG may come out smaller, by a power of two, as long as its short side keeps at
+            least this many pixels: several times faster. The aspect ratio is kept up to rounding.
+
+    Raises:
+        InvalidImage: as for `probe`; IMAGE_TRUNCATED where the end is missing.
+    """
+    with _opened(data, limits, field) as image:
+        orientation = _orientation(image)
+        if target_px > 0 and image.format in {"JPEG", "MPO"}:
+            image.draft(None, (target_px, target_px))
+        image.load()
+        rgb = _to_rgb(image)
+        turn = _TRANSPOSE.get(orientation)
+        return rgb.transpose(turn) if turn is not None else rgb
+
+
+def thumbnail(data: bytes, limits: ImageLimits, *, side_px: int = 320, field: str = "image") -> bytes:
+    """A small WebP without EXIF, its longer side at most `side_px`; InvalidImage as for `decode`."""
+    small = decode(data, limits, field, target_px=side_px)
+    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    small.save(out, "WEBP", quality=_THUMBNAIL_QUALITY)
+    return out.getvalue()
+
+
+@contextmanager
+def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Image]:
+    """The picture, its header read and held against the limits; what goes wrong inside becomes InvalidImage."""
+    if not data:
+        raise InvalidImage("the image is empty", field=field, reason="IMAGE_EMPTY")
+    if len(data) > limits.max_bytes:
+        raise InvalidImage(
+            f"the image has {len(data):,} bytes; at most {limits.max_bytes:,} are taken",
+            field=field,
+            reason="IMAGE_TOO_LARGE",
+        )
+    if not _is_known(data):
+        raise InvalidImage("the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF", field=field, reason="IMAGE_FORMAT")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image, limits, field)
+            _check_frames(image, data, limits, field)
+            yield image
+    except (InvalidImage, MemoryError):
+        raise
+    # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
+    except Exception as exc:
+        if _is_cut_short(data) or "truncated" in str(exc):
+            raise InvalidImage(
+                "the image's end is missing; send the whole file", field=field, reason="IMAGE_TRUNCATED"
+            ) from exc
+        raise InvalidImage("the image is damaged and can not be decoded", field=field) from exc
+
+
+def _is_known(data: bytes) -> bool:
+    return data.startswith(_MAGIC) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Whether a file that does not decode lacks the end that its format prescribes."""
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in data[-64:]
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-64:]
+    if data.startswith(b"GIF"):
+        return not data.rstrip(b"\0").endswith(b";")
+    if data.startswith((b"RIFF", b"BM")):
+        # Both declare the file's length: RIFF without its first 8 bytes, BMP as a whole.
+        at, extra = (4, 8) if data.startswith(b"RIFF") else (2, 0)
+        return len(data) < at + 4 or len(data) < struct.unpack_from("<I", data, at)[0] + extra
+    return False
+
+
+def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise InvalidImage(
+            f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} in all and {limits.max_side:,} "
+            "on a side are taken",
+            field=field,
+            reason="IMAGE_TOO_MANY_PIXELS",
+        )
+    if min(width, height) < limits.min_side:
+        raise InvalidImage(
+            f"the image has {width} x {height} pixels; it needs at least {limits.min_side} on each side",
+            field=field,
+            reason="IMAGE_TOO_SMALL",
+        )
+
+
+def _check_frames(image: Image.Image, data: bytes, limits: ImageLimits, field: str) -> None:
+    if image.format == "GIF":
+        too_many = _gif_has_more_frames_than(data, limits.max_frames)
+    elif image.format == "TIFF":
+        # Every page is a step along a chain in the file: take no more steps than there may be pages.
+        too_many = _has_frame(image, limits.max_frames)
+    else:
+        too_many = getattr(image, "n_frames", 1) > limits.max_frames
+    if too_many:
+        raise InvalidImage(
+            f"the image has more than {limits.max_frames:,} frames", field=field, reason="IMAGE_TOO_MANY_FRAMES"
+        )
+
+
+def _has_frame(image: Image.Image, number: int) -> bool:
+    try:
+        image.seek(number)
+    except EOFError:
+        return False
+    finally:
+        image.seek(0)
+    return True
+
+
+def _gif_has_more_frames_than(data: bytes, limit: int) -> bool:
+    """Walk a GIF's blocks without decoding them (GIF89a specification, appendix A); False where it is damaged."""
+    frames = 0
+    at = 13 + _gif_table_bytes(data[10])
+    while at < len(data):
+        kind = data[at]
+        if kind == 0x2C and at + 9 < len(data):
+            frames += 1
+            if frames > limit:
+                return True
+            at += 11 + _gif_table_bytes(data[at + 9])
+        elif kind == 0x21:
+            at += 2
+        else:
+            return False
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return False
+
+
+def _gif_table_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 where there is none, it can not be read, or Pillow applies it itself (TIFF)."""
+    if image.format == "TIFF" or "exif" not in image.info:
+        return 1
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    # A picture with damaged EXIF is still a picture.
+    except Exception:
+        return 1
+    return value if value in _TRANSPOSE else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any of Pillow's modes as RGB: transparency over white, more than 8 bits brought down to 8."""
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey_to_rgb(image)
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size, _WHITE)
+        rgb.paste(with_alpha, mask=with_alpha.getchannel("A"))
+        return rgb
+    return image.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its upper 8; of 32 bits or floats, which have no fixed white, stretched from least to most."""
+    values = np.asarray(image).astype(np.float32)
+    if image.mode.startswith("I;16"):
+        grey = values / np.float32(257)
+    else:
+        finite = np.nan_to_num(values, posinf=0, neginf=0)
+        low, high = float(finite.min()), float(finite.max())
+        grey = (finite - low) * np.float32(255 / (high - low)) if high > low else np.clip(finite, 0, 255)
+    return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")

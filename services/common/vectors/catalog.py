@@ -1,0 +1,115 @@
+"""Which generations there are: made, named by aliases, removed."""
+
+import asyncio
+from typing import Any
+
+from pymilvus import CollectionSchema, MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from services.common.errors import FailedPrecondition
+from services.common.vectors.engine import ALIAS_NOT_FOUND, COLLECTION_NOT_FOUND, Engine
+from services.common.vectors.rows import Consistency, Generation
+from services.common.vectors.schema import (
+    FINGERPRINT_PROPERTY,
+    aliases,
+    belongs_to,
+    check_index,
+    images_name,
+    images_schema,
+    index_params,
+    segments_name,
+    segments_schema,
+)
+
+__all__ = ["Catalog"]
+
+
+class Catalog:
+    """The collections that Milvus holds for us."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Work through `engine`."""
+        self._engine = engine
+
+    async def create_generation(self, generation: Generation) -> None:
+        """See VectorStore."""
+        check_index(generation)
+        # Milvus takes 3 s for each.
+        await asyncio.gather(
+            self._create(generation, images_name(generation), images_schema(generation.dimension)),
+            self._create(generation, segments_name(generation), segments_schema(generation.dimension)),
+        )
+
+    async def _create(self, generation: Generation, name: str, schema: CollectionSchema) -> None:
+        def create(client: MilvusClient, left_s: float) -> None:
+            if not client.has_collection(name, timeout=left_s):
+                try:
+                    client.create_collection(
+                        name,
+                        schema=schema,
+                        index_params=index_params(generation),
+                        # Calls say theirs, but pymilvus leaves it out where it asks for rows in order.
+                        consistency_level=Consistency.STRONG.value,
+                        properties={FINGERPRINT_PROPERTY: generation.fingerprint},
+                        timeout=left_s,
+                    )
+                except MilvusException:
+                    # Another replica may have been faster; what stands there now is checked below.
+                    if not client.has_collection(name, timeout=left_s):
+                        raise
+            _check(client.describe_collection(name, timeout=left_s), generation, name)
+            if not client.list_indexes(name, timeout=left_s):
+                client.create_index(name, index_params(generation), timeout=left_s)
+            client.load_collection(name, timeout=left_s)
+
+        await self._engine.run(create)
+
+    async def activate(self, generation: Generation) -> None:
+        """See VectorStore."""
+        names = (images_name(generation), segments_name(generation))
+        for alias, name in zip(aliases(generation.collection), names, strict=True):
+            await self._point(alias, name)
+
+    async def _point(self, alias: str, name: str) -> None:
+        def point(client: MilvusClient, left_s: float) -> None:
+            try:
+                client.alter_alias(name, alias, timeout=left_s)
+            except MilvusException:
+                if not client.has_collection(name, timeout=left_s) or _alias_target(client, alias, left_s):
+                    raise
+                client.create_alias(name, alias, timeout=left_s)
+
+        await self._engine.run(point)
+
+    async def drop_collection(self, collection: str) -> None:
+        """See VectorStore."""
+
+        def drop(client: MilvusClient, left_s: float) -> None:
+            for alias in aliases(collection):
+                if _alias_target(client, alias, left_s):
+                    client.drop_alias(alias, timeout=left_s)
+            for name in client.list_collections(timeout=left_s):
+                if belongs_to(name, collection):
+                    client.drop_collection(name, timeout=left_s)
+
+        await self._engine.run(drop)
+
+
+def _alias_target(client: MilvusClient, alias: str, left_s: float) -> str:
+    try:
+        return str(client.describe_alias(alias, timeout=left_s).get("collection_name", ""))
+    except MilvusException as exc:
+        if exc.code in {ALIAS_NOT_FOUND, COLLECTION_NOT_FOUND}:
+            return ""
+        raise
+
+
+def _check(description: dict[str, Any], generation: Generation, name: str) -> None:
+    fingerprint = description["properties"].get(FINGERPRINT_PROPERTY, "")
+    dimension = next(field["params"]["dim"] for field in description["fields"] if field["name"] == "vector")
+    if fingerprint != generation.fingerprint or int(dimension) != generation.dimension:
+        raise FailedPrecondition(
+            f"Milvus has a collection {name} of dimension {dimension} for the model {fingerprint or 'unknown'}, not "
+            f"of dimension {generation.dimension} for the model {generation.fingerprint}; reindex the collection",
+            reason="MODEL_MISMATCH",
+        )

@@ -1,0 +1,166 @@
+"""Rows <-> what the Milvus client takes and gives."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.domain import Box, Vector
+from services.common.errors import InvalidArgument
+from services.common.vectors.metadata import decode, encode
+from services.common.vectors.rows import Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
+from services.common.vectors.schema import MAX_METADATA_BYTES, MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS
+
+__all__ = [
+    "check_vectors",
+    "image_entity",
+    "image_hit",
+    "image_row",
+    "segment_entity",
+    "segment_hit",
+    "segment_ids",
+    "segment_row",
+]
+
+SEPARATOR: Final = "/"
+
+Entity = dict[str, Any]
+
+
+def check_vectors(vectors: NDArray[np.float32], dimension: int, field: str = "vectors") -> NDArray[np.float32]:
+    """The vectors as float32 of shape [n, dimension], or InvalidArgument."""
+    array = np.asarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise InvalidArgument(
+            f"vectors of shape {list(array.shape)} do not fit a collection of dimension {dimension}",
+            field=field,
+            reason="VECTOR_DIMENSION",
+        )
+    if not np.isfinite(array).all():
+        raise InvalidArgument("a vector holds finite numbers only", field=field, reason="VECTOR_NOT_FINITE")
+    return array
+
+
+def image_entity(row: ImageRow, generation: Generation, field: str) -> Entity:
+    """An image row as Milvus takes it; InvalidArgument under `field` if it does not fit."""
+    return {
+        "id": row.id,
+        "vector": _vector(row.vector, generation, field),
+        "tags": _tags(row.tags, f"{field}.tags"),
+        "metadata": _metadata(row.metadata, f"{field}.metadata"),
+        "width": row.width,
+        "height": row.height,
+        "created_at": row.created_at_ms,
+    }
+
+
+def segment_entity(row: SegmentRow, generation: Generation, field: str) -> Entity:
+    """A segment row as Milvus takes it; InvalidArgument under `field` if it does not fit."""
+    if not 0 <= row.index < MAX_SEGMENTS:
+        raise InvalidArgument(
+            f"an image has at most {MAX_SEGMENTS} segments, numbered from 0; not {row.index}", field=f"{field}.index"
+        )
+    return {
+        "id": row.id,
+        "image_id": row.image_id,
+        "vector": _vector(row.vector, generation, field),
+        "x0": row.box.x0,
+        "y0": row.box.y0,
+        "x1": row.box.x1,
+        "y1": row.box.y1,
+        "area": row.area,
+        "stability": row.stability,
+        "tags": _tags(row.tags, f"{field}.tags"),
+        "image_tags": _tags(row.image_tags, f"{field}.image_tags"),
+        "metadata": _metadata(row.metadata, f"{field}.metadata"),
+        "width": row.width,
+        "height": row.height,
+        "created_at": row.created_at_ms,
+    }
+
+
+def _vector(vector: Vector, generation: Generation, field: str) -> Vector:
+    return check_vectors(np.asarray(vector)[np.newaxis], generation.dimension, f"{field}.vector").ravel()
+
+
+def _tags(tags: Sequence[str], field: str) -> list[str]:
+    names = list(dict.fromkeys(tags))
+    if len(names) > MAX_TAGS:
+        raise InvalidArgument(f"at most {MAX_TAGS} tags can be indexed, not {len(names)}", field=field)
+    for i, name in enumerate(names):
+        if len(name.encode()) > MAX_TAG_BYTES:
+            raise InvalidArgument(f"a tag has at most {MAX_TAG_BYTES} bytes in UTF-8", field=f"{field}[{i}]")
+    return names
+
+
+def _metadata(metadata: dict[str, Any], field: str) -> dict[str, Any]:
+    indexed = encode(metadata)
+    size = len(json.dumps(indexed, ensure_ascii=False, separators=(",", ":")).encode())
+    if size > MAX_METADATA_BYTES:
+        raise InvalidArgument(
+            f"metadata has {size} bytes as it is indexed; at most {MAX_METADATA_BYTES} fit", field=field
+        )
+    return indexed
+
+
+def image_row(entity: Entity) -> ImageRow:
+    """An image row from what Milvus gave."""
+    return ImageRow(
+        id=entity["id"],
+        vector=np.asarray(entity["vector"], dtype=np.float32),
+        tags=tuple(entity["tags"]),
+        metadata=decode(entity["metadata"]),
+        width=entity["width"],
+        height=entity["height"],
+        created_at_ms=entity["created_at"],
+    )
+
+
+def segment_row(entity: Entity) -> SegmentRow:
+    """A segment row from what Milvus gave."""
+    return SegmentRow(
+        image_id=entity["image_id"],
+        index=_index(entity["id"]),
+        vector=np.asarray(entity["vector"], dtype=np.float32),
+        box=_box(entity),
+        area=entity["area"],
+        stability=entity["stability"],
+        tags=tuple(entity["tags"]),
+        image_tags=tuple(entity["image_tags"]),
+        metadata=decode(entity["metadata"]),
+        width=entity["width"],
+        height=entity["height"],
+        created_at_ms=entity["created_at"],
+    )
+
+
+def image_hit(hit: Entity) -> ImageHit:
+    """A found image from what Milvus gave."""
+    return ImageHit(hit["id"], _cosine(hit["distance"]))
+
+
+def segment_hit(hit: Entity) -> SegmentHit:
+    """A found segment from what Milvus gave."""
+    entity = hit["entity"]
+    image_id, _, index = hit["id"].rpartition(SEPARATOR)
+    return SegmentHit(image_id, int(index), _cosine(hit["distance"]), _box(entity), entity["area"])
+
+
+def _index(row_id: str) -> int:
+    return int(row_id.rpartition(SEPARATOR)[2])
+
+
+def _box(entity: Entity) -> Box:
+    return Box(entity["x0"], entity["y0"], entity["x1"], entity["y1"])
+
+
+def _cosine(distance: float) -> float:
+    # float32 sums of unit vectors reach a little over 1.
+    return max(-1.0, min(1.0, distance))
+
+
+def segment_ids(image_id: str) -> list[str]:
+    """Every id that a segment of the image can have."""
+    return [f"{image_id}{SEPARATOR}{index}" for index in range(MAX_SEGMENTS)]

@@ -1,0 +1,104 @@
+"""What goes into the vector index and what comes out of it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from services.common.domain import Box, Vector
+from services.common.records import CollectionRecord, IndexSpec
+
+__all__ = ["Consistency", "Generation", "ImageHit", "ImageRow", "SearchParams", "SegmentHit", "SegmentRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One build of a collection's index: all its vectors come from the model with this fingerprint."""
+
+    collection: str
+    number: int
+    dimension: int
+    fingerprint: str
+    index: IndexSpec = field(default_factory=IndexSpec)
+
+    @classmethod
+    def of(cls, record: CollectionRecord) -> "Generation":
+        """The collection's live generation."""
+        return cls(record.name, record.generation, record.dimension, record.fingerprint, record.index)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A whole image; width and height in pixels after EXIF orientation, times in milliseconds since the epoch."""
+
+    id: str
+    vector: Vector = field(compare=False)
+    tags: tuple[str, ...]
+    metadata: dict[str, Any]
+    width: int
+    height: int
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRow:
+    """A segment, with what filters ask of its image: `image_tags`, `metadata`, `width`, `height`, `created_at_ms`.
+
+    `area` is the share of the image that the mask covers, in (0, 1]; `stability` is in [0, 1].
+    """
+
+    image_id: str
+    index: int
+    vector: Vector = field(compare=False)
+    box: Box
+    area: float
+    stability: float
+    tags: tuple[str, ...]
+    image_tags: tuple[str, ...]
+    metadata: dict[str, Any]
+    width: int
+    height: int
+    created_at_ms: int
+
+    @property
+    def id(self) -> str:
+        """Its key in the index."""
+        return f"{self.image_id}/{self.index}"
+
+
+class Consistency(Enum):
+    """Which writes a read is sure to see."""
+
+    EVENTUAL = "Eventually"
+    """Whatever the engine has at hand; the fastest."""
+    BOUNDED = "Bounded"
+    """All but those of the last seconds: a row may be missing that was just written, or there that was just deleted."""
+    STRONG = "Strong"
+    """All that were acknowledged before it began. Milvus takes 0.2 to 0.3 s longer for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParams:
+    """How a search is made; nprobe 0: chosen. `exact` compares with every row."""
+
+    nprobe: int = 0
+    exact: bool = False
+    consistency: Consistency = Consistency.BOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHit:
+    """A found image; similarity is the cosine, in [-1, 1]."""
+
+    id: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHit:
+    """A found segment; similarity is the cosine, in [-1, 1]."""
+
+    image_id: str
+    index: int
+    similarity: float
+    box: Box
+    area: float

@@ -1,0 +1,143 @@
+"""Names, fields and limits of the two Milvus collections behind a collection of images."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pymilvus import CollectionSchema, DataType, MilvusClient
+from pymilvus.milvus_client.index import IndexParams
+
+from services.common.errors import Unimplemented
+from services.common.records import IndexType, Metric
+from services.common.vectors.index import index_nlist
+from services.common.vectors.rows import Generation
+
+__all__ = [
+    "FINGERPRINT_PROPERTY",
+    "IMAGE_FIELDS",
+    "MAX_SEGMENTS",
+    "SEGMENT_FIELDS",
+    "aliases",
+    "belongs_to",
+    "check_index",
+    "images_name",
+    "images_schema",
+    "index_params",
+    "segments_name",
+    "segments_schema",
+]
+
+MAX_ID_BYTES: Final = 64
+MAX_SEGMENT_ID_BYTES: Final = 80
+# Segments of one image; more are refused.
+MAX_SEGMENTS: Final = 64
+# A tag's name has at most 64 characters, each of at most 4 bytes.
+MAX_TAG_BYTES: Final = 256
+# 64 that a person gives and as many that a model finds for each segment, with room; Milvus allows 4,096.
+MAX_TAGS: Final = 1024
+# Milvus' own limit for a JSON value is 65,536 bytes.
+MAX_METADATA_BYTES: Final = 65_536
+
+# Milvus-lite keeps no description of a collection, but it keeps properties.
+FINGERPRINT_PROPERTY: Final = "saccade.fingerprint"
+
+IMAGE_FIELDS: Final = ("id", "vector", "tags", "metadata", "width", "height", "created_at")
+SEGMENT_FIELDS: Final = (
+    "image_id",
+    "vector",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "area",
+    "stability",
+    "tags",
+    "image_tags",
+    "metadata",
+    "width",
+    "height",
+    "created_at",
+)
+
+
+def images_name(generation: Generation) -> str:
+    """Physical name of the collection of image rows."""
+    return f"{_stem(generation.collection, generation.number)}_images"
+
+
+def segments_name(generation: Generation) -> str:
+    """Physical name of the collection of segment rows."""
+    return f"{_stem(generation.collection, generation.number)}_segments"
+
+
+def aliases(collection: str) -> tuple[str, str]:
+    """Names that the live generation's images and segments have beside their physical ones."""
+    return f"{collection}_images", f"{collection}_segments"
+
+
+def belongs_to(name: str, collection: str) -> bool:
+    """Whether a physical name is one of any generation of the collection."""
+    stem, _, kind = name.rpartition("_")
+    owner, _, number = stem.rpartition("_G")
+    return kind in {"images", "segments"} and owner == collection and number.isdigit()
+
+
+def _stem(collection: str, number: int) -> str:
+    # Collections' names have lower-case letters only, so "_G1" can be no part of one.
+    return f"{collection}_G{number}"
+
+
+def check_index(generation: Generation) -> None:
+    """Unimplemented unless the index is one that can be built."""
+    if generation.index.type is not IndexType.IVF_FLAT:
+        raise Unimplemented("only the index IVF_FLAT is built so far", field="index.type", reason="INDEX_TYPE")
+    if generation.index.metric is not Metric.COSINE:
+        raise Unimplemented("only the metric COSINE is built so far", field="index.metric", reason="INDEX_METRIC")
+
+
+def images_schema(dimension: int) -> CollectionSchema:
+    """Fields of an image row; see `rows.ImageRow`."""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    _add_tags(schema, ("tags",))
+    schema.add_field("metadata", DataType.JSON)
+    _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
+    return schema
+
+
+def segments_schema(dimension: int) -> CollectionSchema:
+    """Fields of a segment row; see `rows.SegmentRow`."""
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, max_length=MAX_SEGMENT_ID_BYTES, is_primary=True)
+    schema.add_field("image_id", DataType.VARCHAR, max_length=MAX_ID_BYTES)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    _add_numbers(schema, DataType.FLOAT, ("x0", "y0", "x1", "y1", "area", "stability"))
+    _add_tags(schema, ("tags", "image_tags"))
+    schema.add_field("metadata", DataType.JSON)
+    _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
+    return schema
+
+
+def _add_numbers(schema: CollectionSchema, kind: DataType, names: Sequence[str]) -> None:
+    for name in names:
+        schema.add_field(name, kind)
+
+
+def _add_tags(schema: CollectionSchema, names: Sequence[str]) -> None:
+    for name in names:
+        schema.add_field(
+            name,
+            DataType.ARRAY,
+            element_type=DataType.VARCHAR,
+            max_capacity=MAX_TAGS,
+            max_length=MAX_TAG_BYTES,
+        )
+
+
+def index_params(generation: Generation) -> IndexParams:
+    """The index on the vectors."""
+    params = MilvusClient.prepare_index_params()
+    spec = generation.index
+    options: dict[str, Any] = {"nlist": index_nlist(spec)}
+    params.add_index("vector", index_type=spec.type.value, metric_type=spec.metric.value, params=options)
+    return params

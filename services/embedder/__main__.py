@@ -1,0 +1,96 @@
+"""The embedder's composition root: `python -m services.embedder`."""
+
+import asyncio
+import sys
+
+import structlog
+import uvloop
+
+from saccade.embedder.v1 import embedder_service_pb2, embedder_service_pb2_grpc
+from services.common.rpc import Server, serve_until_signal
+from services.common.settings import load_settings
+from services.common.telemetry import start_telemetry
+from services.embedder.engine import Engine
+from services.embedder.models.base import ModelError
+from services.embedder.models.registry import load_encoder, load_segmenter
+from services.embedder.servicer import EmbedderServicer
+from services.embedder.settings import EmbedderSettings
+from services.embedder.watchdog import Watchdog, Watched
+
+_log = structlog.get_logger(__name__)
+
+
+class _Service:
+    """What is loaded once the server listens, and closed after its last call."""
+
+    def __init__(self, settings: EmbedderSettings, servicer: EmbedderServicer, server: Server) -> None:
+        self._settings = settings
+        self._servicer = servicer
+        self._server = server
+        self._engine: Engine | None = None
+        self._watchdog: Watchdog | None = None
+
+    async def make_ready(self) -> None:
+        """Load the models, warm them up, and watch them."""
+        settings = self._settings
+        encoder = await asyncio.to_thread(load_encoder, settings)
+        segmenter = await asyncio.to_thread(load_segmenter, settings)
+        self._engine = engine = Engine(settings, encoder, segmenter)
+        await engine.start()
+        info = engine.info
+        _log.info(
+            "models loaded",
+            model=info.model,
+            fingerprint=info.fingerprint,
+            dimension=info.dimension,
+            segmenter=info.segmenter,
+            device=info.device,
+            precision=info.precision,
+            segmenter_precision=segmenter.precision if segmenter else "",
+        )
+        self._servicer.serve(engine)
+        limit_s = settings.watch_limit_s
+        watched = [Watched("encoder", engine.encoding.batcher, engine.encoding.check, settings.watch_every_s, limit_s)]
+        if engine.segmenting is not None:
+            every_s = settings.watch_segmenter_every_s
+            queue = engine.segmenting
+            watched.append(Watched("segmenter", queue.batcher, queue.check, every_s, limit_s))
+        self._watchdog = Watchdog(watched, self._server.set_ready)
+        self._watchdog.start()
+
+    async def close(self) -> None:
+        """Stop watching, then computing."""
+        if self._watchdog is not None:
+            await self._watchdog.close()
+        if self._engine is not None:
+            await self._engine.close()
+
+
+async def _main(settings: EmbedderSettings) -> None:
+    server = Server(
+        settings.listen,
+        max_call_s=settings.max_call_s,
+        drain_s=settings.drain_s,
+        max_connection_age_s=settings.max_connection_age_s,
+        reflect=settings.reflection,
+    )
+    servicer = EmbedderServicer()
+    descriptor = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"]
+    server.add(descriptor, embedder_service_pb2_grpc.add_EmbedderServiceServicer_to_server, servicer)
+    await server.start()
+    service = _Service(settings, servicer, server)
+    await serve_until_signal(server, service.make_ready, service)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT; a model that can not be loaded ends the process with the reason."""
+    settings = load_settings(EmbedderSettings, "embedder")
+    start_telemetry("embedder", settings)
+    try:
+        uvloop.run(_main(settings))
+    except ModelError as exc:
+        sys.exit(f"saccade embedder: {exc.message}")
+
+
+if __name__ == "__main__":
+    main()

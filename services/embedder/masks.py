@@ -1,0 +1,72 @@
+"""Masks as arrays: their boxes, their likeness, and the choice of the best."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.domain import Box
+
+__all__ = ["best", "tight_box"]
+
+MAX_AREA_FRACTION: Final = 0.95
+"""A mask that covers more than this is the picture itself, which has its own vector."""
+NMS_IOU: Final = 0.7
+"""Of two masks with a higher IoU only the better stays."""
+AREA_EXPONENT: Final = 0.25
+"""How much area counts beside quality: 16 times the area is worth twice the quality."""
+
+
+def tight_box(mask: NDArray[np.bool_]) -> Box:
+    """The smallest box around a mask of shape [height, width] with at least one pixel set."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    height, width = mask.shape
+    return Box(
+        float(columns[0]) / width,
+        float(rows[0]) / height,
+        float(columns[-1] + 1) / width,
+        float(rows[-1] + 1) / height,
+    )
+
+
+def best(
+    masks: NDArray[np.bool_],
+    quality: NDArray[np.float32],
+    *,
+    max_masks: int,
+    min_area_fraction: float,
+    nms_iou: float = NMS_IOU,
+) -> list[int]:
+    """Indices of the masks worth keeping, best first.
+
+    A mask counts if its area is at least `min_area_fraction` and at most MAX_AREA_FRACTION of the picture. Of masks
+    that are nearly alike the one of higher quality stays (non-maximum suppression on masks). The rest is ordered by
+    quality * area ** AREA_EXPONENT.
+
+    Args:
+        masks: Shape [n, height, width].
+        quality: Shape [n], in [0, 1].
+        max_masks: Most indices.
+        min_area_fraction: As a share of the picture.
+        nms_iou: IoU above which two masks are alike.
+    """
+    bits = _packed(masks)
+    pixels = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+    areas = pixels / max(masks[0].size if len(masks) else 1, 1)
+    # A mask of no pixels is none, whatever the limit.
+    fits = np.flatnonzero((areas >= min_area_fraction) & (areas <= MAX_AREA_FRACTION) & (pixels > 0))
+    kept: list[int] = []
+    for i in fits[np.argsort(-quality[fits], kind="stable")]:
+        shared = np.bitwise_count(bits[kept] & bits[i]).sum(axis=1, dtype=np.int64)
+        # IoU above the limit, without a division.
+        if not (shared > nms_iou * (pixels[kept] + pixels[i] - shared)).any():
+            kept.append(int(i))
+    score = quality[kept] * areas[kept] ** AREA_EXPONENT
+    return [kept[rank] for rank in np.argsort(-score, kind="stable")[:max_masks]]
+
+
+def _packed(masks: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Masks [n, height, width] as rows of bits in 64-bit words, the last one filled up with zeros."""
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2])
+    bits = np.packbits(flat, axis=1)
+    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)

@@ -1,0 +1,86 @@
+"""The gateway's FastAPI application, put together from its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.common.errors import SaccadeError
+from services.common.objects import LocalObjects
+from services.gateway.backends import Backends
+from services.gateway.bodies import Bodies
+from services.gateway.middleware import Guard, Observe
+from services.gateway.openapi import openapi_document
+from services.gateway.pages import Static, api_page_files, pages_router, picture_origins, static_folder
+from services.gateway.problems import Problem, problem_of, respond
+from services.gateway.rest import Rest, Timeouts
+from services.gateway.settings import GatewaySettings
+
+__all__ = ["create_app"]
+
+
+def create_app(settings: GatewaySettings, backends: Backends, objects: LocalObjects | None) -> FastAPI:
+    """The application; at its shutdown it closes `backends` and `objects`.
+
+    Args:
+        settings: Limits, deadlines, and where pictures come from.
+        backends: The services.
+        objects: Local objects to serve; None where an S3-compatible store serves them itself.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await backends.close()
+        if objects:
+            await objects.close()
+
+    app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=lifespan)
+    app.openapi = cache(openapi_document)  # type: ignore[method-assign]
+    bodies = Bodies(
+        max_body_bytes=settings.max_body_bytes,
+        max_buffered_bytes=settings.max_buffered_bytes,
+        idle_timeout_s=settings.idle_timeout_s,
+    )
+    timeouts = Timeouts(settings.default_timeout_s, settings.max_timeout_s, settings.stream_timeout_s)
+    app.include_router(Rest(backends, bodies, timeouts).router())
+    app.include_router(pages_router(backends, objects, _origins(settings)))
+    app.mount("/static", Static(directory=static_folder()), name="static")
+    app.mount("/docs/ui", Static(directory=api_page_files()), name="api-page")
+    for kind in (SaccadeError, Problem, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _on_error)
+    # The last one added is the outermost.
+    app.add_middleware(Guard, max_requests=settings.max_requests)
+    app.add_middleware(Observe)
+    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz", exclude_spans=["receive", "send"])
+    return app
+
+
+def _origins(settings: GatewaySettings) -> tuple[str, ...]:
+    """Where presigned addresses lead."""
+    if settings.objects_url.startswith("file:"):
+        return picture_origins(settings.public_url)
+    return picture_origins(settings.s3_public_endpoint or settings.s3_endpoint)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    match error:
+        case RequestValidationError():
+            errors = tuple((".".join(str(step) for step in each["loc"][1:]), each["msg"]) for each in error.errors())
+            detail = "; ".join(f"{field}: {text}" for field, text in errors)
+            return respond(Problem(400, "INVALID_FIELD", detail, errors))
+        case HTTPException(status_code=404):
+            return respond(Problem(404, "NO_SUCH_ADDRESS", f"there is nothing at {request.url.path}; /docs lists all"))
+        case HTTPException(status_code=405):
+            detail = f"{request.url.path} does not take {request.method}; /docs lists what it takes"
+            return respond(Problem(405, "METHOD_NOT_ALLOWED", detail, headers=dict(error.headers or {})))
+        case HTTPException():
+            return respond(Problem(error.status_code, "HTTP_ERROR", str(error.detail)))
+        case _:
+            return respond(problem_of(error))

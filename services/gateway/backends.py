@@ -1,0 +1,88 @@
+"""The three services behind the gateway: one channel and one stub each."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from saccade.channel import channel_options
+from saccade.embedder.v1 import embedder_service_pb2
+from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from saccade.ingest.v1 import ingest_service_pb2
+from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from saccade.query.v1 import query_service_pb2
+from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
+from services.common.rpc_client import client_interceptors
+from services.gateway.problems import problem_of
+
+__all__ = ["EMBEDDER", "INGEST", "QUERY", "SERVICES", "Backends"]
+
+EMBEDDER: Final = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"]
+INGEST: Final = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
+QUERY: Final = query_service_pb2.DESCRIPTOR.services_by_name["QueryService"]
+SERVICES: Final[tuple[ServiceDescriptor, ...]] = (EMBEDDER, INGEST, QUERY)
+
+_NAMES: Final = {EMBEDDER.full_name: "embedder", INGEST.full_name: "ingest service", QUERY.full_name: "query service"}
+_STUBS: Final[dict[str, Any]] = {
+    EMBEDDER.full_name: EmbedderServiceStub,
+    INGEST.full_name: IngestServiceStub,
+    QUERY.full_name: QueryServiceStub,
+}
+READINESS_TIMEOUT_S: Final = 1.0
+
+
+class Backends:
+    """Calls the services. Safe for concurrent use; errors come out as Problem."""
+
+    def __init__(self, *, embedder: str, ingest: str, query: str) -> None:
+        """Connect in the background to gRPC targets such as `dns:///query:50053`."""
+        targets = {EMBEDDER.full_name: embedder, INGEST.full_name: ingest, QUERY.full_name: query}
+        self._channels = {
+            name: grpc.aio.insecure_channel(target, options=channel_options(), interceptors=client_interceptors())
+            for name, target in targets.items()
+        }
+        # Asked about health itself, a channel must not turn away from a service that says it is not ready.
+        self._probes = {name: grpc.aio.insecure_channel(target) for name, target in targets.items()}
+        self._stubs = {name: _STUBS[name](channel) for name, channel in self._channels.items()}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await asyncio.gather(*(channel.close() for channel in (*self._channels.values(), *self._probes.values())))
+
+    async def call(self, service: ServiceDescriptor, rpc: str, request: Message, timeout_s: float) -> Message:
+        """Make a unary call."""
+        try:
+            answer: Message = await getattr(self._stubs[service.full_name], rpc)(request, timeout=timeout_s)
+        except grpc.RpcError as exc:
+            raise problem_of(exc, what=_NAMES[service.full_name]) from exc
+        return answer
+
+    async def stream(
+        self, service: ServiceDescriptor, rpc: str, requests: AsyncIterable[Message], timeout_s: float
+    ) -> AsyncIterator[Message]:
+        """Make a call that streams both ways."""
+        call = getattr(self._stubs[service.full_name], rpc)(requests, timeout=timeout_s)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.RpcError as exc:
+            raise problem_of(exc, what=_NAMES[service.full_name]) from exc
+        finally:
+            call.cancel()
+
+    async def readiness(self) -> dict[str, bool]:
+        """Whether each service is ready, by its name."""
+        answers = await asyncio.gather(*(self._is_ready(name) for name in self._probes))
+        return dict(zip((name.split(".")[1] for name in self._probes), answers, strict=True))
+
+    async def _is_ready(self, name: str) -> bool:
+        stub: Any = health_pb2_grpc.HealthStub(self._probes[name])
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=READINESS_TIMEOUT_S)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,165 @@
+"""The ingest service's composition root: `python -m services.ingest`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+import uvloop
+
+from saccade.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
+from services.common.embedder_client import EmbedderClient
+from services.common.errors import DeadlineExceeded, Overloaded, SaccadeError, Unavailable
+from services.common.fetch import ImageFetcher
+from services.common.objects import open_object_store
+from services.common.rpc import Server, serve_until_signal
+from services.common.settings import load_settings
+from services.common.telemetry import start_telemetry
+from services.common.vectors import VectorStore
+from services.ingest.collections import Collections
+from services.ingest.files import ImageFiles
+from services.ingest.indexer import Indexer
+from services.ingest.intake import Intake
+from services.ingest.library import Library
+from services.ingest.locks import KeyedLocks
+from services.ingest.markers import MarkerStore
+from services.ingest.pipeline import Pipeline
+from services.ingest.reconciler import Reconciler
+from services.ingest.servicer import IngestServicer
+from services.ingest.settings import IngestSettings
+from services.ingest.uninterrupted import Uninterrupted
+from services.ingest.vocabulary import Vocabularies
+from services.ingest.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+_CHECK_PAUSE_S = 0.5
+
+
+class Service:
+    """Everything that the service is made of, put together. Made in a running event loop."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        """Put it together; nothing runs yet."""
+        self._objects = open_object_store(settings)
+        self._vectors = VectorStore(settings)
+        self._embedder = EmbedderClient(settings.embedder_address, timeout_s=settings.embedder_timeout_s)
+        self._fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
+        self._vocabularies = Vocabularies(self._objects, default=settings.vocabulary)
+        self._intake = Intake(
+            settings.image_limits, thumbnail_px=settings.thumbnail_px, workers=settings.decode_workers
+        )
+        self._steps = Uninterrupted()
+        locks = KeyedLocks()
+        files = ImageFiles(self._objects)
+        markers = MarkerStore(self._objects, lease_s=settings.lease_s)
+        self._collections = Collections(
+            self._objects,
+            self._vectors,
+            self._embedder,
+            self._vocabularies,
+            markers,
+            ttl_s=settings.collection_ttl_s,
+        )
+        pipeline = Pipeline(files, self._vectors, self._embedder, self._vocabularies)
+        worker = Worker(
+            pipeline=pipeline,
+            files=files,
+            intake=self._intake,
+            markers=markers,
+            collections=self._collections,
+            locks=locks,
+            steps=self._steps,
+            settings=settings,
+        )
+        self._indexer = Indexer(
+            worker,
+            max_in_flight=settings.max_in_flight,
+            max_segmenting=settings.max_segmenting,
+            lease_s=settings.lease_s,
+            drain_s=settings.index_drain_s,
+        )
+        self._reconciler = Reconciler(
+            self._collections, markers, self._indexer, self._embedder, self._vectors, scan_s=settings.scan_s
+        )
+        library = Library(
+            files=files,
+            vectors=self._vectors,
+            pipeline=pipeline,
+            intake=self._intake,
+            fetcher=self._fetcher,
+            collections=self._collections,
+            markers=markers,
+            indexer=self._indexer,
+            locks=locks,
+            steps=self._steps,
+            max_wait_s=settings.max_call_s,
+        )
+        self.servicer = IngestServicer(library, self._collections, self._vocabularies, settings)
+
+    async def make_ready(self) -> None:
+        """Return when everything that the service needs has answered once, and interrupted work is being taken up.
+
+        Raises:
+            SaccadeError: something answers, but is not as it must be; waiting would not mend it.
+        """
+        await _until_it_answers("object store", self._objects.check)
+        await _until_it_answers("vector index", self._vectors.check)
+        await _until_it_answers("embedder", self._embedder.get_model)
+        await self._vocabularies.get("", "vocabulary")
+        self._reconciler.start()
+
+    async def close(self) -> None:
+        """Take nothing more, finish or give back what is in flight, and let go of everything."""
+        await self._reconciler.close()
+        await self._indexer.close()
+        await self._steps.close()
+        await self._collections.close()
+        await self._intake.close()
+        await self._fetcher.close()
+        await self._embedder.close()
+        await self._vectors.close()
+        await self._objects.close()
+
+
+async def _until_it_answers(name: str, check: Callable[[], Awaitable[object]]) -> None:
+    told = False
+    while True:
+        try:
+            await check()
+        except (Unavailable, Overloaded, DeadlineExceeded) as exc:
+            if not told:
+                _log.info("waiting", dependency=name, why=exc.message)
+                told = True
+            await asyncio.sleep(_CHECK_PAUSE_S)
+        else:
+            return
+
+
+async def _main(settings: IngestSettings) -> None:
+    server = Server(
+        settings.listen,
+        max_call_s=settings.max_call_s,
+        drain_s=settings.drain_s,
+        max_connection_age_s=settings.max_connection_age_s,
+        reflect=settings.reflection,
+    )
+    service = Service(settings)
+    descriptor = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
+    server.add(descriptor, ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, service.servicer)
+    await server.start()
+    await serve_until_signal(server, service.make_ready, service)
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT; a dependency that is not as it must be ends the process with the reason."""
+    settings = load_settings(IngestSettings, "ingest")
+    start_telemetry("ingest", settings)
+    try:
+        uvloop.run(_main(settings))
+    except SaccadeError as exc:
+        sys.exit(f"saccade ingest: {exc.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""One image's objects: its bytes, its thumbnail, its record and its segments."""
+
+import asyncio
+import hashlib
+from typing import Final
+
+from pydantic import ValidationError
+
+from services.common.domain import Segment
+from services.common.errors import Internal
+from services.common.objects import ObjectMissing, ObjectStore
+from services.common.records import (
+    ImageRecord,
+    SegmentsRecord,
+    image_key,
+    image_prefix,
+    original_key,
+    record_key,
+    segments_key,
+    thumbnail_key,
+)
+
+__all__ = ["ImageFiles", "content_hash"]
+
+_JSON: Final = "application/json"
+_WEBP: Final = "image/webp"
+
+
+def content_hash(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class ImageFiles:
+    """Reads and writes images' objects; each call raises what the object store raises."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """Work on this store."""
+        self._objects = objects
+
+    async def ids(self, collection: str, *, start_after: str, limit: int) -> list[str]:
+        """Ids of images, in the order of their keys, from behind `start_after`."""
+        return await self._objects.list_folders(image_prefix(collection), start_after=start_after, limit=limit)
+
+    async def read(self, collection: str, image_id: str) -> ImageRecord | None:
+        """The image's record; None if there is none."""
+        try:
+            data = await self._objects.get(record_key(collection, image_id))
+            return ImageRecord.model_validate_json(data)
+        except ObjectMissing:
+            return None
+        except ValidationError as exc:
+            raise Internal(f"the record of the image {image_id!r} can not be read; store the image again") from exc
+
+    async def write(self, collection: str, record: ImageRecord) -> None:
+        """Keep the image's record."""
+        await self._objects.put(record_key(collection, record.id), record.to_bytes(), content_type=_JSON)
+
+    async def write_content(self, collection: str, record: ImageRecord, data: bytes, thumbnail: bytes) -> None:
+        """Keep the image's bytes, as they came, and its thumbnail."""
+        await asyncio.gather(
+            self._objects.put(original_key(collection, record.id), data, content_type=record.content_type),
+            self._objects.put(thumbnail_key(collection, record.id), thumbnail, content_type=_WEBP),
+        )
+
+    async def write_thumbnail(self, collection: str, image_id: str, thumbnail: bytes) -> None:
+        """Keep the image's thumbnail alone."""
+        await self._objects.put(thumbnail_key(collection, image_id), thumbnail, content_type=_WEBP)
+
+    async def content(self, collection: str, image_id: str, sha256: str) -> bytes | None:
+        """The image's bytes, if they are there and have this hash."""
+        try:
+            data = await self._objects.get(original_key(collection, image_id))
+        except ObjectMissing:
+            return None
+        return data if await asyncio.to_thread(content_hash, data) == sha256 else None
+
+    async def original(self, collection: str, record: ImageRecord) -> bytes:
+        """The bytes that the record is about; Internal if they are missing or others."""
+        data = await self.content(collection, record.id, record.sha256)
+        if data is None:
+            raise Internal(
+                f"the bytes of the image {record.id!r} are missing or are not those it was stored with; store it again"
+            )
+        return data
+
+    async def segments(self, collection: str, image_id: str) -> tuple[Segment, ...]:
+        """The image's segments with masks, without vectors; none where none are stored."""
+        try:
+            data = await self._objects.get(segments_key(collection, image_id))
+            return SegmentsRecord.model_validate_json(data).to_segments()
+        except ObjectMissing:
+            return ()
+        except ValidationError as exc:
+            raise Internal(f"the segments of the image {image_id!r} can not be read; store the image again") from exc
+
+    async def write_segments(self, collection: str, image_id: str, segments: tuple[Segment, ...]) -> None:
+        """Keep the image's segments; each needs its mask."""
+        data = SegmentsRecord.of(segments).to_bytes()
+        await self._objects.put(segments_key(collection, image_id), data, content_type=_JSON)
+
+    async def delete(self, collection: str, image_id: str) -> None:
+        """Remove everything of the image but its marker."""
+        await self._objects.delete_prefix(image_key(collection, image_id))
+
+    async def addresses(self, collection: str, image_id: str) -> tuple[str, str]:
+        """Presigned addresses of the original and of the thumbnail."""
+        original, thumbnail = await asyncio.gather(
+            self._objects.presign(original_key(collection, image_id)),
+            self._objects.presign(thumbnail_key(collection, image_id)),
+        )
+        return original, thumbnail

@@ -1,0 +1,393 @@
+"""Images as callers see them: stored, read, listed, changed and removed.
+
+Whatever is acknowledged here is in the object store, together with a marker where the index still has to follow; so the
+rest may fail, and is finished without the caller.
+"""
+
+import asyncio
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from services.common.deadline import time_left_s
+from services.common.domain import Segment
+from services.common.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    Internal,
+    InvalidImage,
+    NotFound,
+    SaccadeError,
+    Unavailable,
+)
+from services.common.fetch import ImageFetcher
+from services.common.records import CollectionRecord, ImageRecord, ImageState, check_image_id
+from services.common.vectors import Generation, VectorStore
+from services.ingest import metrics
+from services.ingest.check import NewImage
+from services.ingest.collections import Collections
+from services.ingest.files import ImageFiles
+from services.ingest.indexer import Indexer
+from services.ingest.intake import Content, Intake
+from services.ingest.locks import KeyedLocks
+from services.ingest.markers import Marker, MarkerStore, Op, now_ms
+from services.ingest.pipeline import Pipeline
+from services.ingest.uninterrupted import Uninterrupted
+from services.ingest.work import Key, Work
+
+__all__ = ["Changes", "Found", "Library", "Stored"]
+
+_log = structlog.get_logger(__name__)
+
+STORED_NOT_INDEXED: Final = "STORED_NOT_INDEXED"
+_READS_AT_ONCE: Final = 16
+# Share of a call's time that waiting may take, so that what it ends with can still be told.
+_WAIT_SHARE: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image after a call that stored it; `existed` where its content stood there already."""
+
+    record: ImageRecord
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image with its segments and presigned addresses."""
+
+    record: ImageRecord
+    segments: tuple[Segment, ...]
+    original_url: str
+    thumbnail_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What to change of an image; None: leave it."""
+
+    title: str | None = None
+    metadata: dict[str, Any] | None = None
+    user_tags: tuple[str, ...] | None = None
+    source: str | None = None
+
+    def applied(self, record: ImageRecord) -> ImageRecord:
+        """The record with the changes, a new etag and time; the record itself if it says all that already."""
+        fields = ("title", "metadata", "user_tags", "source")
+        wanted = {name: value for name in fields if (value := getattr(self, name)) is not None}
+        if all(getattr(record, name) == value for name, value in wanted.items()):
+            return record
+        return record.model_copy(update={**wanted, "etag": _new_etag(), "updated_at_ms": now_ms()})
+
+
+class Library:
+    """All images of all collections."""
+
+    def __init__(
+        self,
+        *,
+        files: ImageFiles,
+        vectors: VectorStore,
+        pipeline: Pipeline,
+        intake: Intake,
+        fetcher: ImageFetcher,
+        collections: Collections,
+        markers: MarkerStore,
+        indexer: Indexer,
+        locks: KeyedLocks,
+        steps: Uninterrupted,
+        max_wait_s: float,
+    ) -> None:
+        """Work on these; `max_wait_s` is the longest that a call waits for an image to be indexed."""
+        self._files = files
+        self._vectors = vectors
+        self._pipeline = pipeline
+        self._intake = intake
+        self._fetcher = fetcher
+        self._collections = collections
+        self._markers = markers
+        self._indexer = indexer
+        self._locks = locks
+        self._steps = steps
+        self._max_wait_s = max_wait_s
+
+    async def create(
+        self, collection: str, new: NewImage, *, wait_for: ImageState, replace: bool, interactive: bool
+    ) -> Stored:
+        """Store an image, and wait until it has come as far as `wait_for`.
+
+        The same content under the same id changes nothing; with `replace` its title, metadata and tags are taken over.
+
+        Raises:
+            NotFound: there is no such collection.
+            InvalidArgument: the image or the address it comes from can not be used.
+            AlreadyExists: the id stands for other content, and `replace` is not set.
+            SaccadeError: with reason STORED_NOT_INDEXED: it is stored, but did not come as far as was asked for.
+        """
+        await self._collections.get(collection)
+        data, field = new.data, "image.data"
+        if new.url:
+            field = "image.url"
+            with metrics.stage("fetch"):
+                data = await self._fetcher.fetch(new.url, field=field)
+        with metrics.stage("check"):
+            content = await self._intake.inspect(data, field)
+        key = (collection, new.id or content.derived_id)
+        with metrics.stage("store"):
+            stored, work = await self._steps.run(
+                self._store(key, new, content, replace=replace, wait_for=wait_for, interactive=interactive)
+            )
+        metrics.IMAGES.labels("existed" if stored.existed else "stored").inc()
+        if wait_for is ImageState.DURABLE or stored.record.state in {wait_for, ImageState.SEGMENTED}:
+            return stored
+        return Stored(await self._wait(work, wait_for), stored.existed)
+
+    async def get(self, collection: str, image_id: str, *, vectors: bool) -> Found:
+        """An image with its segments, masks included; their vectors where asked for. NotFound if there is none."""
+        owner = await self._collections.get(collection)
+        record = await self._existing(collection, check_image_id(image_id))
+        done = record.state is ImageState.SEGMENTED
+        segments = await self._files.segments(collection, image_id) if done else ()
+        if vectors and segments:
+            segments = await self._with_vectors(owner, image_id, segments)
+        return replace(await self.located(collection, record), segments=segments)
+
+    async def located(self, collection: str, record: ImageRecord) -> Found:
+        """An image with presigned addresses, without segments."""
+        original_url, thumbnail_url = await self._files.addresses(collection, record.id)
+        return Found(record, (), original_url, thumbnail_url)
+
+    async def page(self, collection: str, *, where: str, start_after: str, limit: int) -> tuple[list[Found], str]:
+        """Up to `limit` images from behind `start_after`, without segments, and where to go on; empty at the end.
+
+        Without a filter they are all that are stored, in the order of their keys; with one, those among the searchable
+        that pass it, in the order of their ids.
+        """
+        owner = await self._collections.get(collection)
+        if where:
+            ids = await self._vectors.list_image_ids(
+                Generation.of(owner), where=where, start_after=start_after, limit=limit + 1
+            )
+        else:
+            ids = await self._files.ids(collection, start_after=start_after, limit=limit + 1)
+        wanted = ids[:limit]
+        slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(image_id: str) -> Found | None:
+            async with slots:
+                record = await self._files.read(collection, image_id)
+                return None if record is None else await self.located(collection, record)
+
+        found = await asyncio.gather(*(read(image_id) for image_id in wanted))
+        return [image for image in found if image is not None], wanted[-1] if len(ids) > limit else ""
+
+    async def update(self, collection: str, image_id: str, etag: str, changes: Changes) -> Found:
+        """Change an image; the index follows, at once or, where it is away, later without a retry.
+
+        Raises:
+            NotFound: there is none.
+            Aborted: `etag` is set and not the present one.
+        """
+        await self._collections.get(collection)
+        key = (collection, check_image_id(image_id, "image.id"))
+        record = await self._steps.run(self._change(key, etag, changes))
+        return await self.located(collection, record)
+
+    async def delete(self, collection: str, image_id: str, *, allow_missing: bool) -> None:
+        """Remove an image, its objects and its vectors.
+
+        Raises:
+            NotFound: there is none, and `allow_missing` is not set.
+            SaccadeError: a dependency is away; the deletion is recorded, and goes on without a retry.
+        """
+        await self._collections.get(collection)
+        key = (collection, check_image_id(image_id))
+        if not await self._steps.run(self._remove(key)) and not allow_missing:
+            raise _no_image(*key)
+
+    async def _store(
+        self, key: Key, new: NewImage, content: Content, *, replace: bool, wait_for: ImageState, interactive: bool
+    ) -> tuple[Stored, Work | None]:
+        async with self._collections.use(key[0]) as owner, self._locks.hold(key):
+            record, marker = await self._standing(key)
+            if marker is not None and marker.op is Op.DELETE:
+                await self._erase(key, owner)
+                record = marker = None
+            existed = record is not None and record.sha256 == content.sha256
+            if record is not None and not existed and not replace:
+                raise AlreadyExists(
+                    f"the image {key[1]!r} exists with other content; choose another id, or set replace",
+                    field="image.id",
+                    reason="IMAGE_EXISTS",
+                )
+            if record is None or not existed or _interrupted(record, marker):
+                record, marker = await self._write(key, new, content, record)
+            else:
+                if replace:
+                    record = await self._write_change(key, owner, record, marker, _all_of(new))
+                record, marker = await self._resumed(key, record, marker)
+            if record.state is ImageState.SEGMENTED:
+                return Stored(record, existed), None
+            work = self._indexer.start(
+                key, marker=marker, data=content.data, wait_for=wait_for, interactive=interactive
+            )
+            return Stored(record, existed), work
+
+    async def _write(
+        self, key: Key, new: NewImage, content: Content, old: ImageRecord | None
+    ) -> tuple[ImageRecord, Marker]:
+        """Store an image's objects; the record, and its marker as held."""
+        now = now_ms()
+        record = ImageRecord(
+            id=key[1],
+            state=ImageState.DURABLE,
+            content_type=content.info.content_type,
+            size_bytes=len(content.data),
+            width=content.info.width,
+            height=content.info.height,
+            sha256=content.sha256,
+            source=new.source,
+            title=new.title,
+            metadata=new.metadata,
+            user_tags=new.tags,
+            created_at_ms=old.created_at_ms if old is not None else now,
+            updated_at_ms=now,
+            etag=_new_etag(),
+        )
+        self._indexer.stop(key, Aborted("the image was replaced meanwhile", reason="IMAGE_CHANGED"))
+        marker = await self._markers.hold(*key, Marker(intent=record))
+        await self._files.write_content(key[0], record, content.data, content.thumbnail)
+        await self._files.write(key[0], record)
+        return record, marker.model_copy(update={"intent": None})
+
+    async def _resumed(self, key: Key, record: ImageRecord, marker: Marker | None) -> tuple[ImageRecord, Marker | None]:
+        """An image that is stored again: where it was not finished, it is taken up, also after a failure for good."""
+        failed = record.state is ImageState.FAILED
+        if record.state is ImageState.SEGMENTED or (self._indexer.works_on(key) and not failed):
+            return record, None
+        held = await self._markers.hold(*key, marker or Marker())
+        if failed:
+            record = record.model_copy(update={"state": ImageState.DURABLE, "failure": ""})
+            await self._files.write(key[0], record)
+        return record, held
+
+    async def _change(self, key: Key, etag: str, changes: Changes) -> ImageRecord:
+        async with self._collections.use(key[0]) as owner, self._locks.hold(key):
+            record, marker = await self._standing(key)
+            if record is None or (marker is not None and marker.op is Op.DELETE):
+                raise _no_image(*key)
+            if _interrupted(record, marker):
+                self._indexer.start(key)
+                raise Unavailable("the image is being restored after an interruption; try again in a moment")
+            if etag and etag != record.etag:
+                raise Aborted("the image has changed since it was read; read it again", field="image.etag")
+            return await self._write_change(key, owner, record, marker, changes)
+
+    async def _write_change(
+        self, key: Key, owner: CollectionRecord, record: ImageRecord, marker: Marker | None, changes: Changes
+    ) -> ImageRecord:
+        """Change the record; the rows follow, now or, where the index is away, under a marker."""
+        changed = changes.applied(record)
+        if changed is record:
+            return record
+        # Where the image is not done, its marker stands and its work looks at the record again.
+        settled = record.state in {ImageState.SEGMENTED, ImageState.FAILED}
+        held = await self._markers.hold(*key, marker or Marker()) if settled else None
+        await self._files.write(key[0], changed)
+        try:
+            complete = await self._pipeline.refresh(owner, changed)
+        except SaccadeError as exc:
+            _log.warning("rows follow later", collection=key[0], image=key[1], why=exc.message)
+            complete = False
+        if held is not None and (complete or record.state is ImageState.FAILED):
+            await self._markers.remove(*key)
+        elif held is not None:
+            self._indexer.start(key, marker=held)
+        return changed
+
+    async def _remove(self, key: Key) -> bool:
+        """Whether there was such an image; afterwards there is none."""
+        async with self._collections.use(key[0]) as owner, self._locks.hold(key):
+            record, marker = await self._standing(key)
+            if record is None and marker is None:
+                return False
+            self._indexer.stop(key, NotFound("the image was removed meanwhile", reason="IMAGE_NOT_FOUND"))
+            tombstone = await self._markers.hold(*key, Marker(op=Op.DELETE))
+            try:
+                await self._erase(key, owner)
+            except SaccadeError as exc:
+                await self._markers.release(*key, tombstone)
+                raise type(exc)(
+                    f"the deletion is recorded and goes on without a retry; {exc.message}", reason=exc.reason
+                ) from exc
+            metrics.IMAGES.labels("deleted").inc()
+            return record is not None
+
+    async def _erase(self, key: Key, owner: CollectionRecord) -> None:
+        await self._pipeline.erase(owner, key[1])
+        await self._markers.remove(*key)
+
+    async def _standing(self, key: Key) -> tuple[ImageRecord | None, Marker | None]:
+        return await asyncio.gather(self._files.read(*key), self._markers.get(*key))
+
+    async def _wait(self, work: Work | None, state: ImageState) -> ImageRecord:
+        """The record once the image has come as far as asked; errors say that it is stored all the same."""
+        try:
+            if work is None:
+                raise Unavailable("the service stops")
+            async with asyncio.timeout(time_left_s(self._max_wait_s) * _WAIT_SHARE):
+                return await work.reached(state)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                "the image is stored, and will be indexed without a retry; it took longer than the call allows",
+                reason=STORED_NOT_INDEXED,
+            ) from exc
+        except InvalidImage as exc:
+            raise InvalidImage(
+                f"the image is stored, but can not be indexed: {exc.message}", field="image", reason=exc.reason
+            ) from exc
+        except SaccadeError as exc:
+            raise type(exc)(
+                f"the image is stored, and will be indexed without a retry; {exc.message}", reason=STORED_NOT_INDEXED
+            ) from exc
+        except Exception as exc:
+            raise Internal(
+                "the image is stored, and will be indexed without a retry; the service's log has the error",
+                reason=STORED_NOT_INDEXED,
+            ) from exc
+
+    async def _existing(self, collection: str, image_id: str) -> ImageRecord:
+        record = await self._files.read(collection, image_id)
+        if record is None:
+            raise _no_image(collection, image_id)
+        return record
+
+    async def _with_vectors(
+        self, owner: CollectionRecord, image_id: str, segments: tuple[Segment, ...]
+    ) -> tuple[Segment, ...]:
+        rows = await self._vectors.get_segments(Generation.of(owner), [image_id])
+        vectors = {row.index: row.vector for row in rows.get(image_id, [])}
+        return tuple(replace(segment, vector=vectors.get(segment.index)) for segment in segments)
+
+
+def _interrupted(record: ImageRecord, marker: Marker | None) -> bool:
+    """Whether the bytes that lie there may be those of a replacement that never came to its end."""
+    return marker is not None and marker.intent is not None and marker.intent.sha256 != record.sha256
+
+
+def _all_of(new: NewImage) -> Changes:
+    return Changes(title=new.title, metadata=new.metadata, user_tags=new.tags, source=new.source)
+
+
+def _no_image(collection: str, image_id: str) -> NotFound:
+    return NotFound(
+        f"there is no image {image_id!r} in the collection {collection!r}", field="id", reason="IMAGE_NOT_FOUND"
+    )
+
+
+def _new_etag() -> str:
+    return secrets.token_hex(8)

@@ -1,0 +1,189 @@
+"""The steps by which an image becomes searchable, each of which may be repeated by anybody at any time.
+
+Nothing here locks, schedules or retries; `indexer` does. The object store is the truth and the index follows it, so a
+step writes rows first and only then says in the record that they are there.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from services.common.domain import Analysis, Lane, Segment, Tag, Vector, VocabularyEntry
+from services.common.embedder_client import EmbedderClient
+from services.common.errors import Internal, InvalidArgument, SaccadeError
+from services.common.records import CollectionRecord, ImageRecord, ImageState, TagRecord
+from services.common.vectors import Consistency, Generation, ImageRow, SegmentRow, VectorStore
+from services.ingest.files import ImageFiles
+from services.ingest.vocabulary import Vocabularies
+
+__all__ = ["Pipeline", "Refused"]
+
+MAX_MODEL_TAGS: Final = 64
+
+
+class Refused(Exception):
+    """The embedder will never take this image; `error` is what it said."""
+
+    def __init__(self, error: SaccadeError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Pipeline:
+    """Steps on one image. Each raises Unavailable, Overloaded or DeadlineExceeded as its dependency does."""
+
+    def __init__(
+        self, files: ImageFiles, vectors: VectorStore, embedder: EmbedderClient, vocabularies: Vocabularies
+    ) -> None:
+        """Work on these stores with this embedder."""
+        self._files = files
+        self._vectors = vectors
+        self._embedder = embedder
+        self._vocabularies = vocabularies
+
+    async def embed(self, collection: CollectionRecord, data: bytes, lane: Lane) -> Vector:
+        """The whole image's vector; Refused where there can be none."""
+        [result] = await self._embedder.embed_images(
+            [data], model=collection.model, lane=lane, fingerprint=collection.fingerprint
+        )
+        if isinstance(result, SaccadeError):
+            raise _as_refusal(result)
+        return result
+
+    async def analyze(self, collection: CollectionRecord, data: bytes, lane: Lane) -> Analysis:
+        """The image taken apart; Refused where that can not be."""
+        entries: list[VocabularyEntry] = []
+        templates: tuple[str, ...] = ()
+        # A model without texts can compare an image with no word.
+        if collection.has_text:
+            words = await self._vocabularies.get(collection.vocabulary)
+            entries = [VocabularyEntry(entry.name, entry.category) for entry in words.entries]
+            templates = words.prompt_templates
+        [result] = await self._embedder.analyze_images(
+            [data],
+            model=collection.model,
+            lane=lane,
+            vocabulary=entries,
+            prompt_templates=templates,
+            fingerprint=collection.fingerprint,
+        )
+        if isinstance(result, SaccadeError):
+            raise _as_refusal(result)
+        return result
+
+    async def make_searchable(self, collection: CollectionRecord, record: ImageRecord, vector: Vector) -> ImageRecord:
+        """Let whole-image searches see the image; the record as written."""
+        done = record.model_copy(
+            update={
+                "state": ImageState.SEARCHABLE,
+                "fingerprint": collection.fingerprint,
+                "generation": collection.generation,
+            }
+        )
+        await self._vectors.upsert_images(Generation.of(collection), [image_row(done, vector)])
+        await self._files.write(collection.name, done)
+        return done
+
+    async def make_segmented(
+        self, collection: CollectionRecord, record: ImageRecord, analysis: Analysis
+    ) -> ImageRecord:
+        """Let segment searches see the image too, and give it the model's tags; the record as written."""
+        done = record.model_copy(
+            update={
+                "state": ImageState.SEGMENTED,
+                "failure": "",
+                "model_tags": model_tags(analysis),
+                "segment_count": len(analysis.segments),
+                "fingerprint": collection.fingerprint,
+                "generation": collection.generation,
+            }
+        )
+        generation = Generation.of(collection)
+        await self._files.write_segments(collection.name, record.id, analysis.segments)
+        rows = [segment_row(done, segment) for segment in analysis.segments]
+        await self._vectors.replace_segments(generation, record.id, rows)
+        await self._vectors.upsert_images(generation, [image_row(done, analysis.vector)])
+        await self._files.write(collection.name, done)
+        return done
+
+    async def make_failed(self, collection: str, record: ImageRecord, error: SaccadeError) -> ImageRecord:
+        """Write down that the image can not be indexed; the record as written."""
+        done = record.model_copy(update={"state": ImageState.FAILED, "failure": error.message})
+        await self._files.write(collection, done)
+        return done
+
+    async def refresh(self, collection: CollectionRecord, record: ImageRecord) -> bool:
+        """Bring the fields of the rows that stand in line with the record, their vectors untouched.
+
+        Returns:
+            Whether all the rows are there that the record promises.
+        """
+        generation = Generation.of(collection)
+        images = await self._vectors.get_images(generation, [record.id], consistency=Consistency.STRONG)
+        found = await self._vectors.get_segments(generation, [record.id], consistency=Consistency.STRONG)
+        segments = found.get(record.id, [])
+        if (row := images.get(record.id)) is not None:
+            await self._vectors.upsert_images(generation, [image_row(record, row.vector)])
+        if segments:
+            rows = [_with_fields_of(record, segment) for segment in segments]
+            await self._vectors.replace_segments(generation, record.id, rows)
+        complete = record.state is not ImageState.SEGMENTED or len(segments) == record.segment_count
+        return row is not None and complete and record.generation == collection.generation
+
+    async def erase(self, collection: CollectionRecord, image_id: str) -> None:
+        """Remove the image's rows and objects; the record goes with the objects."""
+        await self._vectors.delete_images(Generation.of(collection), [image_id])
+        await self._files.delete(collection.name, image_id)
+
+
+def _as_refusal(error: SaccadeError) -> Exception:
+    """One item's error: for good where the image is at fault, to be tried again otherwise."""
+    return Refused(error) if isinstance(error, InvalidArgument) else error
+
+
+def model_tags(analysis: Analysis) -> tuple[TagRecord, ...]:
+    """The segments' tags, each name with its best confidence; the whole image's where there are no segments."""
+    best: dict[str, Tag] = {}
+    groups = [segment.tags for segment in analysis.segments] or [analysis.tags]
+    for tag in (tag for group in groups for tag in group):
+        if tag.name not in best or tag.confidence > best[tag.name].confidence:
+            best[tag.name] = tag
+    ranked = sorted(best.values(), key=lambda tag: (-tag.confidence, tag.name))[:MAX_MODEL_TAGS]
+    return tuple(TagRecord(name=tag.name, category=tag.category, confidence=tag.confidence) for tag in ranked)
+
+
+def image_row(record: ImageRecord, vector: Vector) -> ImageRow:
+    """The image's row."""
+    return ImageRow(
+        id=record.id,
+        vector=vector,
+        tags=tuple(tag.name for tag in record.tags),
+        metadata=record.metadata,
+        width=record.width,
+        height=record.height,
+        created_at_ms=record.created_at_ms,
+    )
+
+
+def segment_row(record: ImageRecord, segment: Segment) -> SegmentRow:
+    """A segment's row, with what filters ask of its image."""
+    if segment.vector is None:
+        raise Internal("the embedder sent a segment without its vector")
+    return SegmentRow(
+        image_id=record.id,
+        index=segment.index,
+        vector=segment.vector,
+        box=segment.box,
+        area=segment.area_fraction,
+        stability=segment.stability,
+        tags=tuple(tag.name for tag in segment.tags),
+        image_tags=tuple(tag.name for tag in record.tags),
+        metadata=record.metadata,
+        width=record.width,
+        height=record.height,
+        created_at_ms=record.created_at_ms,
+    )
+
+
+def _with_fields_of(record: ImageRecord, row: SegmentRow) -> SegmentRow:
+    """A segment's row that stands, with what filters ask of its image now."""
+    return replace(row, image_tags=tuple(tag.name for tag in record.tags), metadata=record.metadata)

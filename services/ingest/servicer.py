@@ -1,0 +1,220 @@
+"""`saccade.ingest.v1.IngestService`: messages to calls of the library and back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, NoReturn
+
+import grpc
+
+from saccade.ingest.v1 import ingest_service_pb2 as pb
+from saccade.ingest.v1 import ingest_service_pb2_grpc
+from services.common.deadline import call_deadline
+from services.common.errors import InvalidArgument, Overloaded, Unimplemented
+from services.common.records import check_collection_name
+from services.common.vectors import FilterTarget, compile_filter
+from services.ingest.check import new_image
+from services.ingest.collections import Collections
+from services.ingest.library import Library
+from services.ingest.pages import page_size, read_token, write_token
+from services.ingest.settings import IngestSettings
+from services.ingest.stream import stream_images
+from services.ingest.translate import changes, collection_to_message, found_to_message, new_collection, wait_for
+from services.ingest.vocabulary import Vocabularies, vocabulary_from_message, vocabulary_to_message
+
+__all__ = ["IngestServicer"]
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+# Streams take this share of the images stored at a time, so that a single call always finds room.
+_STREAMS_SHARE = 0.75
+_RETRY_AFTER_S = 1.0
+_COUNTS_AT_ONCE = 8
+
+
+class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
+    """The contract, call by call."""
+
+    def __init__(
+        self, library: Library, collections: Collections, vocabularies: Vocabularies, settings: IngestSettings
+    ) -> None:
+        """Serve these."""
+        self._library = library
+        self._collections = collections
+        self._vocabularies = vocabularies
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.max_creates)
+        self._stream_slots = asyncio.Semaphore(max(1, int(settings.max_creates * _STREAMS_SHARE)))
+
+    async def CreateImage(  # noqa: N802
+        self, request: pb.CreateImageRequest, context: _Context
+    ) -> pb.CreateImageResponse:
+        """Store one image and wait as far as asked."""
+        if self._slots.locked():
+            raise Overloaded(
+                "as many images are being stored as the service takes; try again, or use StreamImages, which waits",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        async with self._slots:
+            return await self._create(request, interactive=True)
+
+    async def StreamImages(  # noqa: N802
+        self, requests: AsyncIterator[pb.StreamImagesRequest], context: _Context
+    ) -> AsyncIterator[pb.StreamImagesResponse]:
+        """Store many, with a result for each."""
+
+        async def create(message: pb.CreateImageRequest) -> pb.CreateImageResponse:
+            async with AsyncExitStack() as slots:
+                await slots.enter_async_context(self._stream_slots)
+                await slots.enter_async_context(self._slots)
+                with call_deadline(self._settings.max_call_s):
+                    async with asyncio.timeout(self._settings.max_call_s):
+                        return await self._create(message, interactive=False)
+
+        async for response in stream_images(requests, create, window=self._settings.stream_window):
+            yield response
+
+    async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> pb.GetImageResponse:  # noqa: N802
+        """One image with its segments."""
+        found = await self._library.get(request.collection, request.id, vectors=request.include_vectors)
+        image = found_to_message(
+            request.collection,
+            found,
+            include_masks=request.include_masks,
+            include_vectors=request.include_vectors,
+        )
+        return pb.GetImageResponse(image=image)
+
+    async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> pb.ListImagesResponse:  # noqa: N802
+        """Images of a collection."""
+        question = request.collection.encode() + b"\0" + request.filter.SerializeToString(deterministic=True)
+        found, after = await self._library.page(
+            check_collection_name(request.collection),
+            where=compile_filter(request.filter, FilterTarget.IMAGES),
+            start_after=read_token(question, request.page_token),
+            limit=page_size(request.page_size),
+        )
+        images = [found_to_message(request.collection, image) for image in found]
+        return pb.ListImagesResponse(images=images, next_page_token=write_token(question, after))
+
+    async def UpdateImage(  # noqa: N802
+        self, request: pb.UpdateImageRequest, context: _Context
+    ) -> pb.UpdateImageResponse:
+        """Change title, metadata or tags."""
+        image = request.image
+        found = await self._library.update(image.collection, image.id, image.etag, changes(request))
+        return pb.UpdateImageResponse(image=found_to_message(image.collection, found))
+
+    async def DeleteImage(  # noqa: N802
+        self, request: pb.DeleteImageRequest, context: _Context
+    ) -> pb.DeleteImageResponse:
+        """Remove an image."""
+        await self._library.delete(request.collection, request.id, allow_missing=request.allow_missing)
+        return pb.DeleteImageResponse()
+
+    async def CreateCollection(  # noqa: N802
+        self, request: pb.CreateCollectionRequest, context: _Context
+    ) -> pb.CreateCollectionResponse:
+        """Make a collection."""
+        record = await self._collections.create(new_collection(request.collection))
+        message = collection_to_message(record, await self._collections.counts(record))
+        return pb.CreateCollectionResponse(collection=message)
+
+    async def GetCollection(  # noqa: N802
+        self, request: pb.GetCollectionRequest, context: _Context
+    ) -> pb.GetCollectionResponse:
+        """One collection with its counts."""
+        record = await self._collections.get(request.name, "name")
+        message = collection_to_message(record, await self._collections.counts(record))
+        return pb.GetCollectionResponse(collection=message)
+
+    async def ListCollections(  # noqa: N802
+        self, request: pb.ListCollectionsRequest, context: _Context
+    ) -> pb.ListCollectionsResponse:
+        """All collections, by name."""
+        question = b"collections"
+        records, after = await self._collections.page(
+            start_after=read_token(question, request.page_token), limit=page_size(request.page_size)
+        )
+        slots = asyncio.Semaphore(_COUNTS_AT_ONCE)
+
+        async def counted(index: int) -> pb.Collection:
+            async with slots:
+                return collection_to_message(records[index], await self._collections.counts(records[index]))
+
+        messages = await asyncio.gather(*(counted(i) for i in range(len(records))))
+        return pb.ListCollectionsResponse(collections=messages, next_page_token=write_token(question, after))
+
+    async def DeleteCollection(  # noqa: N802
+        self, request: pb.DeleteCollectionRequest, context: _Context
+    ) -> pb.DeleteCollectionResponse:
+        """Remove a collection and everything in it."""
+        await self._collections.delete(request.name, force=request.force)
+        return pb.DeleteCollectionResponse()
+
+    async def PutVocabulary(  # noqa: N802
+        self, request: pb.PutVocabularyRequest, context: _Context
+    ) -> pb.PutVocabularyResponse:
+        """Make or replace a vocabulary."""
+        record = vocabulary_from_message(request.vocabulary)
+        await self._vocabularies.put(record)
+        return pb.PutVocabularyResponse(vocabulary=vocabulary_to_message(record))
+
+    async def GetVocabulary(  # noqa: N802
+        self, request: pb.GetVocabularyRequest, context: _Context
+    ) -> pb.GetVocabularyResponse:
+        """One vocabulary; an empty name is the default one."""
+        return pb.GetVocabularyResponse(vocabulary=vocabulary_to_message(await self._vocabularies.get(request.name)))
+
+    async def ImportImages(  # noqa: N802
+        self, request: pb.ImportImagesRequest, context: _Context
+    ) -> pb.ImportImagesResponse:
+        """Not built yet."""
+        _not_built("ImportImages", "store images one by one with CreateImage, or many with StreamImages")
+
+    async def ReindexCollection(  # noqa: N802
+        self, request: pb.ReindexCollectionRequest, context: _Context
+    ) -> pb.ReindexCollectionResponse:
+        """Not built yet."""
+        _not_built("ReindexCollection", "make a second collection under the new model and store the images there")
+
+    async def RetagCollection(  # noqa: N802
+        self, request: pb.RetagCollectionRequest, context: _Context
+    ) -> pb.RetagCollectionResponse:
+        """Not built yet."""
+        _not_built("RetagCollection", "make a second collection with the new vocabulary and store the images there")
+
+    async def RepairCollection(  # noqa: N802
+        self, request: pb.RepairCollectionRequest, context: _Context
+    ) -> pb.RepairCollectionResponse:
+        """Not built yet."""
+        _not_built("RepairCollection", "interrupted work is finished without it")
+
+    async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:  # noqa: N802
+        """Not built yet."""
+        _not_built("GetJob", "there are no jobs yet")
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: _Context) -> pb.ListJobsResponse:  # noqa: N802
+        """Not built yet."""
+        _not_built("ListJobs", "there are no jobs yet")
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: _Context) -> pb.CancelJobResponse:  # noqa: N802
+        """Not built yet."""
+        _not_built("CancelJob", "there are no jobs yet")
+
+    async def _create(self, request: pb.CreateImageRequest, *, interactive: bool) -> pb.CreateImageResponse:
+        if not request.HasField("image"):
+            raise InvalidArgument("give the image to store", field="image")
+        stored = await self._library.create(
+            check_collection_name(request.collection),
+            new_image(request.image),
+            wait_for=wait_for(request.wait_for),
+            replace=request.replace,
+            interactive=interactive,
+        )
+        image = found_to_message(request.collection, await self._library.located(request.collection, stored.record))
+        return pb.CreateImageResponse(image=image, existed=stored.existed)
+
+
+def _not_built(call: str, instead: str) -> NoReturn:
+    raise Unimplemented(f"{call} is not built in this version; {instead}")

@@ -1,0 +1,128 @@
+"""Messages of the ingest contract -> what the service works with, checked; and back."""
+
+import math
+from typing import Final
+
+from saccade.common.v1 import types_pb2
+from saccade.ingest.v1 import ingest_service_pb2 as pb
+from services.common.errors import InvalidArgument
+from services.common.messages import image_to_message, segment_to_message
+from services.common.records import CollectionRecord, ImageState, IndexSpec
+from services.ingest.check import MAX_TITLE_CHARS, check_metadata, check_tags, check_text
+from services.ingest.collections import Counts, NewCollection
+from services.ingest.library import Changes, Found
+
+__all__ = ["changes", "collection_to_message", "found_to_message", "new_collection", "wait_for"]
+
+MAX_DESCRIPTION_CHARS: Final = 2_000
+MAX_LISTS: Final = 65_536
+DEFAULT_TARGET_RECALL: Final = 0.95
+_CHANGEABLE: Final = ("title", "metadata", "tags")
+_WAITS: Final[dict[int, ImageState]] = {
+    types_pb2.IMAGE_STATE_UNSPECIFIED: ImageState.SEARCHABLE,
+    types_pb2.IMAGE_STATE_DURABLE: ImageState.DURABLE,
+    types_pb2.IMAGE_STATE_SEARCHABLE: ImageState.SEARCHABLE,
+    types_pb2.IMAGE_STATE_SEGMENTED: ImageState.SEGMENTED,
+}
+
+
+def wait_for(state: int) -> ImageState:
+    """How far a call waits."""
+    if state not in _WAITS:
+        raise InvalidArgument(
+            "is IMAGE_STATE_DURABLE, IMAGE_STATE_SEARCHABLE (the default) or IMAGE_STATE_SEGMENTED", field="wait_for"
+        )
+    return _WAITS[state]
+
+
+def changes(request: pb.UpdateImageRequest) -> Changes:
+    """What an update asks for. A tag as a list or a read gave it, with the model's confidence, stays the model's."""
+    image = request.image
+    paths = list(dict.fromkeys(request.update_mask.paths))
+    for i, path in enumerate(request.update_mask.paths):
+        if path not in _CHANGEABLE:
+            raise InvalidArgument(
+                f"{path[:100]!r} can not be changed; title, metadata and tags can", field=f"update_mask.paths[{i}]"
+            )
+    if not paths:
+        given = {"title": bool(image.title), "metadata": image.HasField("metadata"), "tags": bool(image.tags)}
+        paths = [path for path in _CHANGEABLE if given[path]]
+    if not paths:
+        raise InvalidArgument("name what to change: title, metadata or tags", field="update_mask")
+    own_tags = [tag.name for tag in image.tags if not 0 < tag.confidence < 1]
+    return Changes(
+        title=check_text(image.title, MAX_TITLE_CHARS, "image.title") if "title" in paths else None,
+        metadata=check_metadata(image.metadata, "image.metadata") if "metadata" in paths else None,
+        user_tags=check_tags(own_tags, "image.tags") if "tags" in paths else None,
+    )
+
+
+def found_to_message(
+    collection: str, found: Found, *, include_masks: bool = False, include_vectors: bool = False
+) -> types_pb2.Image:
+    """An image with its segments and addresses."""
+    message = image_to_message(collection, found.record)
+    message.segments.extend(
+        segment_to_message(segment, include_mask=include_masks, include_vector=include_vectors)
+        for segment in found.segments
+    )
+    message.original_url, message.thumbnail_url = found.original_url, found.thumbnail_url
+    return message
+
+
+def new_collection(message: pb.Collection) -> NewCollection:
+    """A collection to make."""
+    return NewCollection(
+        name=message.name,
+        description=check_text(message.description, MAX_DESCRIPTION_CHARS, "collection.description"),
+        model=message.model,
+        fingerprint=message.fingerprint,
+        index=_index(message.index),
+        vocabulary=message.vocabulary,
+    )
+
+
+def collection_to_message(record: CollectionRecord, counts: Counts) -> pb.Collection:
+    """A collection with its counts."""
+    message = pb.Collection(
+        name=record.name,
+        description=record.description,
+        model=record.model,
+        fingerprint=record.fingerprint,
+        index=pb.IndexSpec(
+            type=pb.INDEX_TYPE_IVF_FLAT,
+            metric=pb.METRIC_COSINE,
+            target_recall=record.index.target_recall,
+            nlist=record.index.nlist,
+            nprobe=record.index.nprobe,
+        ),
+        generation=record.generation,
+        vocabulary=record.vocabulary,
+        image_count=counts.images,
+        segment_count=counts.segments,
+        pending_count=counts.pending,
+    )
+    message.create_time.FromMilliseconds(record.created_at_ms)
+    return message
+
+
+def _index(spec: pb.IndexSpec) -> IndexSpec:
+    if spec.type not in {pb.INDEX_TYPE_UNSPECIFIED, pb.INDEX_TYPE_IVF_FLAT}:
+        raise InvalidArgument(
+            "this version builds INDEX_TYPE_IVF_FLAT only", field="collection.index.type", reason="INDEX_TYPE"
+        )
+    if spec.metric not in {pb.METRIC_UNSPECIFIED, pb.METRIC_COSINE}:
+        raise InvalidArgument(
+            "this version compares by METRIC_COSINE only", field="collection.index.metric", reason="INDEX_METRIC"
+        )
+    # Written so that NaN fails too.
+    if not 0 <= spec.target_recall <= 1 or math.isnan(spec.target_recall):
+        raise InvalidArgument(
+            f"is in (0, 1], or 0 for 0.95, not {spec.target_recall:g}", field="collection.index.target_recall"
+        )
+    for name in ("nlist", "nprobe"):
+        if getattr(spec, name) > MAX_LISTS:
+            raise InvalidArgument(f"is at most {MAX_LISTS:,}", field=f"collection.index.{name}")
+    # The message's float has seven digits.
+    recall = round(spec.target_recall, 6) or DEFAULT_TARGET_RECALL
+    return IndexSpec(target_recall=recall, nlist=spec.nlist, nprobe=spec.nprobe)

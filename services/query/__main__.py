@@ -1,0 +1,75 @@
+"""The query service's process: `python -m services.query`."""
+
+import structlog
+import uvloop
+from tenacity import retry, retry_if_exception_type, wait_exponential
+
+from saccade.query.v1 import query_service_pb2 as pb
+from saccade.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
+from services.common.embedder_client import EmbedderClient
+from services.common.errors import DeadlineExceeded, Unavailable
+from services.common.fetch import ImageFetcher
+from services.common.objects import open_object_store
+from services.common.rpc import Server, serve_until_signal
+from services.common.settings import load_settings
+from services.common.telemetry import start_telemetry
+from services.common.vectors import VectorStore
+from services.query.collections import Collections
+from services.query.concurrency import Gate
+from services.query.embedding import PartEmbedder
+from services.query.picture import PictureSegmenter
+from services.query.results import ResultReader
+from services.query.search import Search
+from services.query.servicer import QueryServicer
+from services.query.settings import QuerySettings
+
+_log = structlog.get_logger("services.query")
+
+
+async def main(settings: QuerySettings) -> None:
+    """Serve until told to stop."""
+    objects = open_object_store(settings)
+    vectors = VectorStore(settings)
+    embedder = EmbedderClient(settings.embedder_address, timeout_s=settings.embedder_timeout_s)
+    fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
+    collections = Collections(objects, ttl_s=settings.collection_ttl_s)
+    limits = settings.image_limits
+    servicer = QueryServicer(
+        Search(
+            collections,
+            PartEmbedder(embedder, vectors, objects, fetcher, limits),
+            vectors,
+            ResultReader(objects),
+            count_patience_s=settings.count_patience_s,
+        ),
+        PictureSegmenter(collections, embedder, limits, vocabulary=settings.vocabulary),
+        Gate(settings.max_searches, settings.max_waiting),
+        limits,
+    )
+    server = Server(
+        settings.listen,
+        max_call_s=settings.max_call_s,
+        drain_s=settings.drain_s,
+        max_connection_age_s=settings.max_connection_age_s,
+        reflect=settings.reflection,
+    )
+    server.add(pb.DESCRIPTOR.services_by_name["QueryService"], add_QueryServiceServicer_to_server, servicer)
+    await server.start()
+
+    # Engines may start after us. What is wrong in itself, such as a missing bucket, stops the service.
+    @retry(
+        retry=retry_if_exception_type((Unavailable, DeadlineExceeded)),
+        wait=wait_exponential(multiplier=0.2, max=2),
+        before_sleep=lambda state: _log.info("waiting", reason=str(state.outcome.exception() if state.outcome else "")),
+    )
+    async def make_ready() -> None:
+        await objects.check()
+        await vectors.check()
+
+    await serve_until_signal(server, make_ready, fetcher, embedder, vectors, objects)
+
+
+if __name__ == "__main__":
+    checked = load_settings(QuerySettings, "query")
+    start_telemetry("query", checked)
+    uvloop.run(main(checked))

@@ -1,0 +1,127 @@
+"""Which images a query ranks: found by whole vectors, by segments, or both, and brought with their vectors."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from services.common.domain import Vector
+from services.common.vectors import Generation, ImageRow, SegmentRow, VectorStore
+from services.query.concurrency import both, together
+from services.query.domain import Mode, SearchQuery
+from services.query.ranking import Candidates, PartVectors, interleave
+
+__all__ = ["CandidateSearch", "Gathered"]
+
+# How many each list is asked for: a multiple of what is needed, since images that two lists put in the middle may
+# come first together; but no less and, as long as that is enough, no more than this.
+_DEPTH: Final = 5
+_LEAST: Final = 100
+_MOST: Final = 400
+# What engines give at most in one answer.
+_MOST_HITS: Final = 16_384
+# Segments of query pictures that look for candidates by themselves, over all parts; all of them count in the ranking.
+_SEGMENT_VECTORS: Final = 32
+# How many segments of one image are expected among the hits, where no whole vectors bring other images.
+_HITS_PER_IMAGE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Candidates, and the stored row of each of their segments, in the same order."""
+
+    candidates: Candidates
+    rows: tuple[SegmentRow, ...]
+
+
+class CandidateSearch:
+    """Finds candidates and brings their vectors. Safe for concurrent use."""
+
+    def __init__(self, vectors: VectorStore) -> None:
+        """Search in `vectors`."""
+        self._vectors = vectors
+
+    async def find(
+        self, query: SearchQuery, generation: Generation, parts: Sequence[PartVectors], needed: int
+    ) -> list[str]:
+        """Names of at least `needed` images, if so many pass the filter: the lists' firsts, seconds and so on.
+
+        Negative parts bring no candidates by themselves.
+        """
+        wanted = max(needed, min(max(_DEPTH * needed, _LEAST), _MOST))
+        searches = []
+        if query.mode is not Mode.SEGMENT:
+            searches.append(self._by_whole(query, generation, parts, wanted))
+        if query.segment_weight > 0:
+            searches.append(self._by_segments(query, generation, parts, wanted))
+        found = await together(searches)
+        return interleave(list(chain.from_iterable(found)), max(_MOST, wanted))
+
+    async def bring(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> Gathered:
+        """The candidates that are still there, with the vectors that count."""
+        images, segments = await both(self._images(query, generation, ids), self._segments(query, generation, ids))
+        needed: Container[str] = segments if query.mode is Mode.SEGMENT else images
+        kept = [image_id for image_id in ids if image_id in needed]
+        rows = [row for image_id in kept for row in segments.get(image_id, ())]
+        owners = [at for at, image_id in enumerate(kept) for _ in segments.get(image_id, ())]
+        counts = query.mode is not Mode.SEGMENT
+        candidates = Candidates(
+            ids=tuple(kept),
+            whole=_stacked([images[image_id].vector for image_id in kept], generation) if counts else None,
+            segments=_stacked([row.vector for row in rows], generation),
+            owners=np.array(owners, dtype=np.intp),
+        )
+        return Gathered(candidates, tuple(rows))
+
+    async def _by_whole(
+        self, query: SearchQuery, generation: Generation, parts: Sequence[PartVectors], wanted: int
+    ) -> list[list[str]]:
+        queries = [part.vector for part in parts if part.weight > 0]
+        if len(parts) > 1:
+            # What lies best to all parts together, negative ones too, may be in the middle of each part's own list.
+            mixed = np.sum([part.weight * part.vector.astype(np.float64) for part in parts], axis=0)
+            length = float(np.linalg.norm(mixed))
+            if length > 0:
+                queries.append((mixed / length).astype(np.float32))
+        hits = await self._vectors.search_images(
+            generation, np.stack(queries), limit=wanted, where=query.image_where, params=query.params
+        )
+        return [[hit.id for hit in found] for found in hits]
+
+    async def _by_segments(
+        self, query: SearchQuery, generation: Generation, parts: Sequence[PartVectors], wanted: int
+    ) -> list[list[str]]:
+        positive = [part for part in parts if part.weight > 0]
+        each = max(1, _SEGMENT_VECTORS // len(positive))
+        queries = np.concatenate([part.segments[np.argsort(-part.areas, kind="stable")[:each]] for part in positive])
+        limit = min(_HITS_PER_IMAGE * wanted if query.mode is Mode.SEGMENT else wanted, _MOST_HITS)
+        while True:
+            hits = await self._vectors.search_segments(
+                generation, queries, limit=limit, where=query.segment_where, params=query.params
+            )
+            lists = [list(dict.fromkeys(hit.image_id for hit in found)) for found in hits]
+            # A few images may fill a list with their many segments; in HYBRID the whole vectors bring enough others.
+            short = any(len(found) == limit and len(images) < wanted for found, images in zip(hits, lists, strict=True))
+            if query.mode is not Mode.SEGMENT or not short or limit == _MOST_HITS:
+                return lists
+            limit = min(4 * limit, _MOST_HITS)
+
+    async def _images(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> dict[str, ImageRow]:
+        if query.mode is Mode.SEGMENT:
+            return {}
+        return await self._vectors.get_images(generation, ids, consistency=query.params.consistency)
+
+    async def _segments(
+        self, query: SearchQuery, generation: Generation, ids: Sequence[str]
+    ) -> dict[str, list[SegmentRow]]:
+        """Segments that count. In SEGMENT mode the filter speaks of them; in HYBRID of their images alone."""
+        if query.segment_weight == 0:
+            return {}
+        where = query.segment_where if query.mode is Mode.SEGMENT else ""
+        return await self._vectors.get_segments(generation, ids, where=where, consistency=query.params.consistency)
+
+
+def _stacked(vectors: Sequence[Vector], generation: Generation) -> Vector:
+    return np.stack(vectors) if vectors else np.zeros((0, generation.dimension), dtype=np.float32)

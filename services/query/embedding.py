@@ -1,0 +1,261 @@
+"""Parts of a query -> vectors, by the embedder or from what is stored."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from services.common.domain import Analysis, Lane, Vector
+from services.common.embedder_client import EmbedderClient
+from services.common.errors import (
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    SaccadeError,
+)
+from services.common.fetch import ImageFetcher
+from services.common.images import ImageLimits, probe
+from services.common.objects import ObjectMissing, ObjectStore
+from services.common.records import CollectionRecord, ImageRecord, ImageState, original_key, record_key
+from services.common.vectors import Generation, VectorStore
+from services.query.concurrency import together
+from services.query.domain import (
+    Address,
+    OwnVector,
+    Picture,
+    QueryPart,
+    Region,
+    Stored,
+    StoredSegment,
+    Text,
+    Upload,
+)
+from services.query.ranking import PartVectors
+
+__all__ = ["Embedded", "PartEmbedder", "only_result"]
+
+# A query picture is taken apart into as many segments as ingest keeps of an image by default.
+_QUERY_SEGMENTS: Final = 10
+_NO_SEGMENTER: Final = "NO_SEGMENTER"
+
+_T = TypeVar("_T")
+_Picture = tuple[Vector, list[tuple[Vector, float]]]
+"""A picture's whole vector, and vector and area of each of its segments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A query's parts as vectors, in their order, and what had to be left out."""
+
+    parts: tuple[PartVectors, ...]
+    degraded: tuple[str, ...]
+
+
+_Made = tuple[int, PartVectors, str]
+"""A part's index, its vectors, and what was left out; empty: nothing."""
+
+
+class PartEmbedder:
+    """Makes vectors of parts. Safe for concurrent use."""
+
+    def __init__(
+        self,
+        embedder: EmbedderClient,
+        vectors: VectorStore,
+        objects: ObjectStore,
+        fetcher: ImageFetcher,
+        limits: ImageLimits,
+    ) -> None:
+        """Ask these; `limits` hold for pictures from addresses."""
+        self._embedder = embedder
+        self._vectors = vectors
+        self._objects = objects
+        self._fetcher = fetcher
+        self._limits = limits
+
+    async def embed(self, parts: Sequence[QueryPart], collection: CollectionRecord, *, with_segments: bool) -> Embedded:
+        """Embed all parts at the same time.
+
+        Args:
+            parts: The query's parts.
+            collection: Whose model made the vectors that they are compared with.
+            with_segments: Whether whole pictures are taken apart too.
+
+        Raises:
+            InvalidArgument: a picture can not be used, a vector does not fit; the part's field is named.
+            NotFound: a stored image or segment is not there.
+            FailedPrecondition: texts for a model without text tower, or an embedder with another model.
+        """
+        texts = [(part, part.content) for part in parts if isinstance(part.content, Text)]
+        others = [part for part in parts if not isinstance(part.content, Text)]
+        made = await together(
+            [self._texts(texts, collection), *(self._other(part, collection, with_segments) for part in others)]
+        )
+        by_index = {index: vectors for group in made for index, vectors, _ in group}
+        degraded = [note for group in made for _, _, note in group if note]
+        return Embedded(tuple(by_index[part.index] for part in parts), tuple(degraded))
+
+    async def _texts(self, texts: Sequence[tuple[QueryPart, Text]], collection: CollectionRecord) -> list[_Made]:
+        if not texts:
+            return []
+        first = texts[0][1].field
+        if not collection.has_text:
+            raise FailedPrecondition(
+                f"the collection's model {collection.model} has no text tower; search by image, region or vector",
+                field=first,
+                reason="NO_TEXT_TOWER",
+            )
+        fields = {f"texts[{i}]": text.field for i, (_, text) in enumerate(texts)}
+        try:
+            rows = await self._embedder.embed_texts(
+                [text.text for _, text in texts], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
+            )
+        except InvalidArgument as exc:
+            raise _renamed(exc, fields.get(exc.field, first)) from exc
+        return [
+            (part.index, PartVectors.single(part.weight, row), "") for (part, _), row in zip(texts, rows, strict=True)
+        ]
+
+    async def _other(self, part: QueryPart, collection: CollectionRecord, with_segments: bool) -> list[_Made]:
+        note = ""
+        match part.content:
+            case OwnVector(field=field, vector=vector):
+                if len(vector) != collection.dimension:
+                    raise InvalidArgument(
+                        f"has {len(vector)} numbers; the collection's vectors have {collection.dimension}",
+                        field=field,
+                        reason="VECTOR_DIMENSION",
+                    )
+                made = PartVectors.single(part.weight, vector)
+            case StoredSegment() as segment:
+                made = PartVectors.single(part.weight, await self._stored_segment(segment, collection))
+            case Region() as region:
+                made = PartVectors.single(part.weight, await self._region(region, collection))
+            case Stored() as stored:
+                vector, segments = await self._stored(stored, collection, with_segments)
+                made = PartVectors.picture(part.weight, vector, segments)
+            case Upload() | Address() as picture:
+                vector, segments, note = await self._picture(picture, collection, with_segments)
+                made = PartVectors.picture(part.weight, vector, segments)
+            case Text():
+                raise Internal("texts are embedded together")
+        return [(part.index, made, note)]
+
+    async def _stored(self, stored: Stored, collection: CollectionRecord, with_segments: bool) -> _Picture:
+        generation = Generation.of(collection)
+        rows = await self._vectors.get_images(generation, [stored.image_id])
+        if stored.image_id not in rows:
+            await self._state(stored.field, stored.image_id, collection)
+            raise _not_indexed(stored.field, stored.image_id)
+        if not with_segments:
+            return rows[stored.image_id].vector, []
+        segments = (await self._vectors.get_segments(generation, [stored.image_id])).get(stored.image_id, [])
+        return rows[stored.image_id].vector, [(row.vector, row.area) for row in segments[:_QUERY_SEGMENTS]]
+
+    async def _stored_segment(self, segment: StoredSegment, collection: CollectionRecord) -> Vector:
+        found = await self._vectors.get_segments(Generation.of(collection), [segment.image_id])
+        for row in found.get(segment.image_id, ()):
+            if row.index == segment.index:
+                return row.vector
+        field = f"{segment.field}.image_id"
+        if await self._state(field, segment.image_id, collection) is not ImageState.SEGMENTED:
+            raise _not_indexed(field, segment.image_id)
+        raise NotFound(
+            f"image {segment.image_id!r} has no segment with index {segment.index}",
+            field=f"{segment.field}.segment_index",
+            reason="SEGMENT_NOT_FOUND",
+        )
+
+    async def _region(self, region: Region, collection: CollectionRecord) -> Vector:
+        data = await self._bytes(region.picture, collection)
+        try:
+            segment = await self._embedder.segment_at(
+                data,
+                points=region.points,
+                box=region.box,
+                lane=Lane.INTERACTIVE,
+                fingerprint=collection.fingerprint,
+            )
+        except InvalidArgument as exc:
+            if exc.reason.startswith("IMAGE_"):
+                raise _renamed(exc, region.picture.field) from exc
+            raise exc.at(region.field) from exc
+        if segment.vector is None:
+            raise Internal("the embedder gave a region without its vector")
+        return segment.vector
+
+    async def _picture(
+        self, picture: Upload | Address, collection: CollectionRecord, with_segments: bool
+    ) -> tuple[Vector, list[tuple[Vector, float]], str]:
+        """Whole vector, segments, and what had to be left out."""
+        data = await self._bytes(picture, collection)
+        if with_segments:
+            try:
+                analysis = await self._analysis(data, picture.field, collection)
+            except FailedPrecondition as exc:
+                if exc.reason != _NO_SEGMENTER:
+                    raise
+                vector = await self._whole(data, picture.field, collection)
+                return vector, [], f"segments of {picture.field}: the embedder has no segmenter"
+            segments = [(s.vector, s.area_fraction) for s in analysis.segments if s.vector is not None]
+            return analysis.vector, segments, ""
+        return await self._whole(data, picture.field, collection), [], ""
+
+    async def _analysis(self, data: bytes, field: str, collection: CollectionRecord) -> Analysis:
+        made = await self._embedder.analyze_images(
+            [data], lane=Lane.INTERACTIVE, max_segments=_QUERY_SEGMENTS, fingerprint=collection.fingerprint
+        )
+        return only_result(made, field)
+
+    async def _whole(self, data: bytes, field: str, collection: CollectionRecord) -> Vector:
+        made = await self._embedder.embed_images([data], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint)
+        return only_result(made, field)
+
+    async def _bytes(self, picture: Picture, collection: CollectionRecord) -> bytes:
+        match picture:
+            case Upload(data=data):
+                return data
+            case Address(field=field, url=url):
+                data = await self._fetcher.fetch(url, field=field)
+                await asyncio.to_thread(probe, data, self._limits, field)
+                return data
+            case Stored(field=field, image_id=image_id):
+                try:
+                    return await self._objects.get(original_key(collection.name, image_id))
+                except ObjectMissing as exc:
+                    raise _no_image(field, image_id) from exc
+
+    async def _state(self, field: str, image_id: str, collection: CollectionRecord) -> ImageState:
+        """How far a stored image has come; NotFound if it is not there."""
+        try:
+            data = await self._objects.get(record_key(collection.name, image_id))
+        except ObjectMissing as exc:
+            raise _no_image(field, image_id) from exc
+        return ImageRecord.model_validate_json(data).state
+
+
+def only_result(made: Sequence[_T | SaccadeError], field: str) -> _T:
+    """The one result of a call with one image; its error names the part's field."""
+    (result,) = made
+    if isinstance(result, InvalidArgument):
+        raise _renamed(result, field)
+    if isinstance(result, SaccadeError):
+        raise result
+    return result
+
+
+def _renamed(error: SaccadeError, field: str) -> SaccadeError:
+    return type(error)(error.message, reason=error.reason, field=field, retry_after_s=error.retry_after_s)
+
+
+def _no_image(field: str, image_id: str) -> NotFound:
+    return NotFound(f"the collection has no image {image_id!r}", field=field, reason="IMAGE_NOT_FOUND")
+
+
+def _not_indexed(field: str, image_id: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"image {image_id!r} is stored, but what is asked for is not indexed yet; try again in a moment",
+        field=field,
+        reason="IMAGE_NOT_INDEXED",
+    )

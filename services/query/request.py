@@ -1,0 +1,254 @@
+"""Reads and checks a SearchRequest: every error names the field at fault and what would be right."""
+
+import math
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+
+from saccade.query.v1 import query_service_pb2 as pb
+from services.common.domain import Vector
+from services.common.errors import InvalidArgument
+from services.common.images import ImageLimits, probe
+from services.common.messages import box_from_message, points_from_messages
+from services.common.records import check_collection_name, check_image_id
+from services.common.tensors import from_tensor
+from services.common.vectors import Consistency, FilterTarget, SearchParams, compile_filter
+from services.query.domain import (
+    Address,
+    Content,
+    Mode,
+    OwnVector,
+    Picture,
+    QueryPart,
+    Region,
+    SearchQuery,
+    Stored,
+    StoredSegment,
+    Text,
+    Upload,
+)
+from services.query.paging import MAX_DEPTH, read_token
+
+__all__ = ["read_search", "read_top"]
+
+MAX_PARTS: Final = 16
+MAX_TEXT: Final = 2_000
+MAX_POINTS: Final = 64
+MAX_TOP_K: Final = 100
+MAX_NPROBE: Final = 65_536
+DEFAULT_TOP_K: Final = 10
+DEFAULT_WHOLE: Final = 0.4
+DEFAULT_SEGMENT: Final = 0.6
+
+_MODES: Final = {
+    pb.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
+    pb.SEARCH_MODE_WHOLE: Mode.WHOLE,
+    pb.SEARCH_MODE_SEGMENT: Mode.SEGMENT,
+    pb.SEARCH_MODE_HYBRID: Mode.HYBRID,
+}
+_CONSISTENCIES: Final = {
+    pb.CONSISTENCY_UNSPECIFIED: Consistency.BOUNDED,
+    pb.CONSISTENCY_EVENTUAL: Consistency.EVENTUAL,
+    pb.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
+    pb.CONSISTENCY_STRONG: Consistency.STRONG,
+}
+
+
+def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
+    """The query that a request means.
+
+    Raises:
+        InvalidArgument: a field is wrong, or belongs to what this version does not offer.
+    """
+    collection = check_collection_name(message.collection, "collection")
+    _refuse_later(message)
+    if message.mode not in _MODES:
+        raise InvalidArgument("is none of WHOLE, SEGMENT and HYBRID", field="mode")
+    mode = _MODES[message.mode]
+    whole_weight, segment_weight = _read_weights(message, mode)
+    image_where, segment_where = _read_filter(message, mode)
+    top_k = read_top(message.top_k, "top_k", default=DEFAULT_TOP_K, most=MAX_TOP_K)
+    # Written so that NaN fails too.
+    if not 0 <= message.min_score <= 1:
+        raise InvalidArgument(f"needs a number in [0, 1], not {message.min_score:g}", field="min_score")
+    if message.nprobe > MAX_NPROBE:
+        raise InvalidArgument(f"is at most {MAX_NPROBE}; 0 lets the service choose", field="nprobe")
+    if message.consistency not in _CONSISTENCIES:
+        raise InvalidArgument("is none of EVENTUAL, BOUNDED and STRONG", field="consistency")
+    parts = _read_parts(message, limits)
+    digest = _digest(message)
+    shown = read_token(digest, message.page_token)
+    return SearchQuery(
+        collection=collection,
+        parts=parts,
+        mode=mode,
+        whole_weight=whole_weight,
+        segment_weight=segment_weight,
+        image_where=image_where,
+        segment_where=segment_where,
+        top_k=max(1, min(top_k, MAX_DEPTH - len(shown))),
+        shown=shown,
+        min_score=message.min_score,
+        params=SearchParams(
+            nprobe=message.nprobe, exact=message.exact, consistency=_CONSISTENCIES[message.consistency]
+        ),
+        explain=message.explain,
+        include_masks=message.include_masks,
+        digest=digest,
+    )
+
+
+def read_top(value: int, field: str, *, default: int, most: int) -> int:
+    """How many results are wanted: 0 for `default`."""
+    if value > most:
+        raise InvalidArgument(f"is at most {most}, not {value}; 0 means {default}", field=field)
+    return value or default
+
+
+def _refuse_later(message: pb.SearchRequest) -> None:
+    """InvalidArgument for the first field that only later versions read."""
+    weights = message.weights
+    later = [
+        ("relations", bool(message.relations)),
+        ("fold_duplicates", message.fold_duplicates),
+        ("diversity", message.diversity != 0),
+        ("mode", message.mode == pb.SEARCH_MODE_TAGS),
+        ("weights.tag", weights.HasField("tag")),
+        ("weights.position", weights.HasField("position")),
+    ]
+    for i, part in enumerate(message.parts):
+        later += [(f"parts[{i}].placement", part.HasField("placement")), (f"parts[{i}].count", part.count > 0)]
+    for field, present in later:
+        if present:
+            what = "mode TAGS is" if field == "mode" else "is"
+            raise InvalidArgument(
+                f"{what} not offered by this version; leave it unset", field=field, reason="NOT_IMPLEMENTED"
+            )
+
+
+def _read_weights(message: pb.SearchRequest, mode: Mode) -> tuple[float, float]:
+    """What whole-image and segment similarity count in this mode."""
+    given = message.weights
+    whole = given.whole if given.HasField("whole") else DEFAULT_WHOLE
+    segment = given.segment if given.HasField("segment") else DEFAULT_SEGMENT
+    for name, value in (("whole", whole), ("segment", segment)):
+        if not (math.isfinite(value) and value >= 0):
+            raise InvalidArgument(f"needs a finite number >= 0, not {value:g}", field=f"weights.{name}")
+    if whole == segment == 0:
+        raise InvalidArgument("whole and segment can not both be 0", field="weights")
+    if mode is Mode.WHOLE:
+        return 1.0, 0.0
+    if mode is Mode.SEGMENT:
+        return 0.0, 1.0
+    return whole, segment
+
+
+def _read_filter(message: pb.SearchRequest, mode: Mode) -> tuple[str, str]:
+    """Expressions over rows of images and over rows of segments.
+
+    In HYBRID the filter speaks of images whichever way they were found; in SEGMENT of the segments themselves.
+    """
+    if mode is Mode.SEGMENT:
+        return "", compile_filter(message.filter, FilterTarget.SEGMENTS)
+    image_where = compile_filter(message.filter, FilterTarget.IMAGES)
+    if mode is Mode.WHOLE:
+        return image_where, ""
+    return image_where, compile_filter(message.filter, FilterTarget.IMAGES_OF_SEGMENTS)
+
+
+def _read_parts(message: pb.SearchRequest, limits: ImageLimits) -> tuple[QueryPart, ...]:
+    if not 1 <= len(message.parts) <= MAX_PARTS:
+        raise InvalidArgument(f"needs 1 to {MAX_PARTS} parts, not {len(message.parts)}", field="parts")
+    parts = tuple(_read_part(i, part, limits) for i, part in enumerate(message.parts))
+    if all(part.weight == 0 for part in parts):
+        raise InvalidArgument("at least one part needs a weight other than 0", field="parts")
+    if all(part.weight <= 0 for part in parts):
+        raise InvalidArgument(
+            "at least one part needs a positive weight: away from something is no direction by itself", field="parts"
+        )
+    return parts
+
+
+def _read_part(index: int, part: pb.Part, limits: ImageLimits) -> QueryPart:
+    field = f"parts[{index}]"
+    weight = part.weight if part.HasField("weight") else 1.0
+    if not math.isfinite(weight):
+        raise InvalidArgument(f"needs a finite number, not {weight:g}", field=f"{field}.weight")
+    return QueryPart(index, _read_content(part, field, limits), weight)
+
+
+def _read_content(part: pb.Part, field: str, limits: ImageLimits) -> Content:
+    kind = part.WhichOneof("content")
+    if kind is None:
+        raise InvalidArgument("needs one of text, image, image_id, image_url, region and vector", field=field)
+    path = f"{field}.{kind}"
+    if kind == "text":
+        return _read_text(part.text, path)
+    if kind == "region":
+        return _read_region(part.region, path, limits)
+    if kind == "vector":
+        return OwnVector(path, _read_vector(part, path))
+    return _read_picture(part, kind, path, limits)
+
+
+def _read_text(text: str, field: str) -> Text:
+    if not text.strip():
+        raise InvalidArgument("is empty; say in words what to look for", field=field, reason="TEXT_EMPTY")
+    if len(text) > MAX_TEXT:
+        raise InvalidArgument(
+            f"has {len(text)} characters, at most {MAX_TEXT} are read", field=field, reason="TEXT_TOO_LONG"
+        )
+    return Text(field, text)
+
+
+def _read_vector(part: pb.Part, field: str) -> Vector:
+    vector = from_tensor(part.vector, field=field)
+    if vector.ndim != 1 or not vector.size:
+        raise InvalidArgument(f"needs the shape [dimension], not {list(vector.shape)}", field=f"{field}.shape")
+    # In float64, where no float32's square overflows or vanishes.
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if length == 0:
+        raise InvalidArgument("is all zeros, which has no direction", field=field)
+    unit: Vector = (vector.astype(np.float64) / length).astype(np.float32)
+    return unit
+
+
+def _read_picture(holder: pb.Part | pb.Region, kind: str, field: str, limits: ImageLimits) -> Picture:
+    if kind == "image":
+        probe(holder.image, limits, field)
+        return Upload(field, holder.image)
+    if kind == "image_url":
+        if not holder.image_url:
+            raise InvalidArgument("is empty; give an http or https address", field=field)
+        return Address(field, holder.image_url)
+    return Stored(field, check_image_id(holder.image_id, field))
+
+
+def _read_region(region: pb.Region, field: str, limits: ImageLimits) -> Region | StoredSegment:
+    kind = region.WhichOneof("picture")
+    if kind is None:
+        raise InvalidArgument("needs a picture: one of image, image_id and image_url", field=field)
+    if region.HasField("segment_index"):
+        if kind != "image_id" or region.points or region.HasField("box"):
+            raise InvalidArgument(
+                "names a stored segment: it goes with image_id, and without points and box",
+                field=f"{field}.segment_index",
+            )
+        return StoredSegment(field, check_image_id(region.image_id, f"{field}.image_id"), region.segment_index)
+    box = box_from_message(region.box, f"{field}.box") if region.HasField("box") else None
+    if len(region.points) > MAX_POINTS:
+        raise InvalidArgument(f"holds at most {MAX_POINTS} points", field=f"{field}.points")
+    points = tuple(points_from_messages(region.points, f"{field}.points"))
+    if box is None and all(point.background for point in points):
+        raise InvalidArgument("needs points (one of them not background), a box, or a segment_index", field=field)
+    return Region(field, _read_picture(region, kind, f"{field}.{kind}", limits), points, box)
+
+
+def _digest(message: pb.SearchRequest) -> bytes:
+    """Of everything that a page token holds the caller to."""
+    rest = pb.SearchRequest()
+    rest.CopyFrom(message)
+    rest.ClearField("page_token")
+    rest.ClearField("top_k")
+    return sha256(rest.SerializeToString(deterministic=True)).digest()

@@ -1,0 +1,129 @@
+"""What the object store knows of the images found: records, segments, and addresses for browsers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from pydantic import ValidationError
+
+from services.common.domain import Segment, Tag
+from services.common.objects import ObjectMissing, ObjectStore
+from services.common.records import (
+    ImageRecord,
+    SegmentsRecord,
+    original_key,
+    record_key,
+    segments_key,
+    thumbnail_key,
+)
+from services.common.vectors import SegmentRow
+from services.query.concurrency import both, together
+from services.query.ranking import PartScore
+
+__all__ = ["FoundImage", "Matched", "Ranked", "ResultReader"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """An image that may become a result, as the ranking leaves it.
+
+    Attributes:
+        id: Its name.
+        score: In [0, 1].
+        matches: (index of the part, the segment's stored row, cosine), best first.
+        score_parts: How the score came about; empty where nobody asked.
+    """
+
+    id: str
+    score: float
+    matches: tuple[tuple[int, SegmentRow, float], ...]
+    score_parts: tuple[PartScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A segment that answers a part."""
+
+    part: int
+    segment: Segment
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundImage:
+    """A result; `record` is as fresh as the object store."""
+
+    record: ImageRecord
+    score: float
+    matched: tuple[Matched, ...]
+    score_parts: tuple[PartScore, ...]
+    original_url: str
+    thumbnail_url: str
+
+
+class ResultReader:
+    """Completes results. Safe for concurrent use; the object store bounds how many reads run at a time."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """Read from `objects`."""
+        self._objects = objects
+
+    async def read(self, collection: str, ranked: Iterable[Ranked]) -> list[FoundImage]:
+        """The images that are still there, in order."""
+        found = await together(self._read(collection, image) for image in ranked)
+        return [image for image in found if image is not None]
+
+    async def _read(self, collection: str, image: Ranked) -> FoundImage | None:
+        try:
+            record = ImageRecord.model_validate_json(await self._objects.get(record_key(collection, image.id)))
+        except ObjectMissing:
+            # Deleted since it was indexed; its rows follow.
+            return None
+        except ValidationError:
+            _log.exception("record can not be read", collection=collection, image_id=image.id)
+            return None
+        original, thumbnail = await both(
+            self._objects.presign(original_key(collection, image.id)),
+            self._objects.presign(thumbnail_key(collection, image.id)),
+        )
+        return FoundImage(
+            record=record,
+            score=image.score,
+            matched=await self._matched(collection, image),
+            score_parts=image.score_parts,
+            original_url=original,
+            thumbnail_url=thumbnail,
+        )
+
+    async def _matched(self, collection: str, image: Ranked) -> tuple[Matched, ...]:
+        if not image.matches:
+            return ()
+        stored = {segment.index: segment for segment in await self._segments(collection, image.id)}
+        return tuple(
+            Matched(part, stored.get(row.index) or _of_row(row), similarity) for part, row, similarity in image.matches
+        )
+
+    async def _segments(self, collection: str, image_id: str) -> Sequence[Segment]:
+        """All that is known of an image's segments; nothing where it is being replaced just now."""
+        try:
+            data = await self._objects.get(segments_key(collection, image_id))
+            return SegmentsRecord.model_validate_json(data).to_segments()
+        except ObjectMissing:
+            return ()
+        except ValidationError:
+            _log.exception("segments can not be read", collection=collection, image_id=image_id)
+            return ()
+
+
+def _of_row(row: SegmentRow) -> Segment:
+    """What the index alone knows of a segment: no mask, no confidences."""
+    return Segment(
+        index=row.index,
+        box=row.box,
+        area_fraction=row.area,
+        predicted_iou=0.0,
+        stability=row.stability,
+        tags=tuple(Tag(name, confidence=0.0) for name in row.tags),
+    )

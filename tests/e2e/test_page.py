@@ -1,0 +1,200 @@
+"""The web page in a real browser, over the whole stack."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from saccade.labels import Label
+from services.stack.stack import Stack
+
+CHROMIUM: Final = "/usr/bin/chromium"
+SWITCHES: Final = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+BUILD: Final = Path(__file__).parents[2] / "build"
+# Two shared cores serve the models and draw the page.
+PATIENCE_MS: Final = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """The open page, which at the end must have asked no other origin and complained about nothing."""
+    BUILD.mkdir(exist_ok=True)
+    context = browser.new_context(viewport={"width": 1360, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    origins: set[str] = set()
+    complaints: list[str] = []
+    page.on("request", lambda request: origins.add(urlsplit(request.url).netloc))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(f"{stack.gateway_url}/?c=demo")
+    page.wait_for_selector(".card img.loaded")
+    yield page
+    context.close()
+    assert origins - {""} == {urlsplit(stack.gateway_url).netloc}
+    assert complaints == []
+
+
+def results(page: Page) -> list[str]:
+    """Ids of the results, best first, when they are there."""
+    page.wait_for_selector("#results:not([aria-busy]) .card .score")
+    return [str(card.get_attribute("data-id")) for card in page.query_selector_all(".card")]
+
+
+def search(page: Page, text: str) -> list[str]:
+    page.fill("#text", text)
+    page.press("#text", "Enter")
+    page.wait_for_url(lambda url: "q=" in url)
+    return results(page)
+
+
+def a_scene_of_several(labels: list[Label]) -> Label:
+    """A scene with more than one thing in it, of which the first is not small."""
+    return next(label for label in labels if len(label.objects) > 1 and area(label) > 0.04)
+
+
+def area(label: Label) -> float:
+    x0, y0, x1, y1 = label.objects[0].box
+    return (x1 - x0) * (y1 - y0)
+
+
+def draw(page: Page, box: tuple[float, float, float, float]) -> None:
+    """Drag a box over the query picture, given as fractions of it."""
+    frame = page.locator("#picture-overlay").bounding_box()
+    assert frame
+    corners = [
+        (frame["x"] + x * frame["width"], frame["y"] + y * frame["height"])
+        for x, y in ((box[0], box[1]), (box[2], box[3]))
+    ]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    page.mouse.move(*corners[1], steps=8)
+    page.mouse.up()
+
+
+def test_uploads_a_picture_draws_a_box_and_sees_outlined_results(page: Page, labels: list[Label]) -> None:
+    label = a_scene_of_several(labels)
+    page.set_input_files("#file", label.path)
+    page.wait_for_selector("#picture-regions .chip")
+    assert label.id in results(page)[:1]
+
+    with page.expect_response(lambda answer: answer.url.endswith("/search")) as caught:
+        draw(page, label.objects[0].box)
+    assert caught.value.status == 200
+    assert b"region.image" in (caught.value.request.post_data_buffer or b"")
+    found = results(page)
+    assert label.id in found[:3]
+
+    card = page.locator(f'.card[data-id="{label.id}"]')
+    expect(card.locator("svg.overlay .first .line")).to_have_count(1)
+    # A shape, not only a box: its outline bends.
+    assert "Q" in str(card.locator("svg.overlay .first .line").get_attribute("d"))
+    expect(page.locator("#picture-overlay .line")).to_have_count(1)
+    expect(page.locator("#plan")).to_contain_text("embed")
+    page.locator(".card img.loaded").nth(5).wait_for()
+    page.screenshot(path=BUILD / "page.png")
+
+
+def test_words_find_pictures_and_the_address_leads_back_to_them(page: Page, labels: list[Label]) -> None:
+    label = a_scene_of_several(labels)
+    found = search(page, label.caption)
+    assert label.id in found[:10]
+    page.locator(".card img.loaded").nth(8).wait_for()
+    page.screenshot(path=BUILD / "page-text.png", full_page=True)
+    page.reload()
+    assert results(page) == found
+    page.go_back()
+    expect(page.locator("#summary")).to_have_text(re.compile("pictures to search"))
+
+
+def test_details_lead_on_to_more_like_one_segment(page: Page, labels: list[Label]) -> None:
+    first = search(page, labels[0].caption)[0]
+    page.locator(f'.card[data-id="{first}"] .frame').click()
+    expect(page.locator("#detail")).to_be_visible()
+    page.locator(".segment-row button").first.click()
+    expect(page.locator("#detail")).to_be_hidden()
+    found = results(page)
+    assert first not in found
+    assert f"like={first}" in page.url
+    assert "seg=0" in page.url
+    page.wait_for_selector("#picture-overlay .line")
+    page.locator("#whole").click()
+    page.wait_for_url(lambda url: "seg=" not in url)
+    assert first not in results(page)
+
+
+def test_a_click_on_a_thing_searches_with_it(page: Page, labels: list[Label]) -> None:
+    label = a_scene_of_several(labels)
+    page.goto(f"{urlsplit(page.url)._replace(query='', path='/').geturl()}?c=demo&like={label.id}")
+    page.wait_for_selector("#picture-regions .chip")
+    x0, y0, x1, y1 = label.objects[0].box
+    frame = page.locator("#picture-overlay").bounding_box()
+    assert frame
+    page.mouse.click(frame["x"] + (x0 + x1) / 2 * frame["width"], frame["y"] + (y0 + y1) / 2 * frame["height"])
+    page.wait_for_url(re.compile(r"[?&](seg|at)="))
+    assert label.id not in results(page)
+
+
+def test_tags_narrow_and_modes_change_what_answers(page: Page, labels: list[Label]) -> None:
+    page.wait_for_selector("#known-tags option", state="attached")
+    tag = str(page.locator("#known-tags option").first.get_attribute("value"))
+    page.fill("#tag", tag)
+    page.press("#tag", "Enter")
+    page.wait_for_url(lambda url: "tag=" in url)
+    found = search(page, labels[0].caption)
+    assert found
+    page.get_by_label("Segments").check(force=True)
+    page.wait_for_url(lambda url: "mode=segment" in url)
+    assert results(page)
+    page.get_by_label(f"Remove the tag {tag}").click()
+    assert "tag=" not in page.url
+
+
+def test_what_can_not_be_searched_with_is_explained(browser: Browser, stack: Stack, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff no picture")
+    page = browser.new_page(reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"{stack.gateway_url}/?c=demo")
+    page.wait_for_selector(".card")
+    page.set_input_files("#file", broken)
+    alert = page.locator("#error")
+    alert.wait_for()
+    expect(alert).to_contain_text("This can not be searched with")
+    expect(alert).to_contain_text("IMAGE_")
+    page.close()
+
+
+def test_a_phone_sees_all_of_it(browser: Browser, stack: Stack) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark", reduced_motion="reduce")
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"{stack.gateway_url}/?c=demo")
+    page.wait_for_selector(".card img.loaded")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_the_api_page_needs_no_other_origin(browser: Browser, stack: Stack) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    origins: set[str] = set()
+    complaints: list[str] = []
+    page.on("request", lambda request: origins.add(urlsplit(request.url).netloc))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(f"{stack.gateway_url}/docs")
+    page.wait_for_selector(".opblock")
+    page.close()
+    assert origins - {""} == {urlsplit(stack.gateway_url).netloc}
+    assert complaints == []

@@ -1,0 +1,63 @@
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from services.common.domain import Lane
+from services.embedder.batcher import Batcher, Kind
+from services.embedder.owner import OwnerThread
+from services.embedder.watchdog import Watchdog, Watched
+from tests.unit.embedder.test_batcher import Model, until
+
+
+@asynccontextmanager
+async def watching(model: Model, changes: list[bool]) -> AsyncIterator[Batcher]:
+    async def set_ready(ready: bool) -> None:
+        changes.append(ready)
+
+    async def check() -> None:
+        await batcher.submit(model.kind, 1, Lane.INTERACTIVE)
+
+    with ThreadPoolExecutor(1) as pool:
+        batcher = Batcher("watched", OwnerThread("watched"), pool)
+        batcher.start()
+        watchdog = Watchdog([Watched("m", batcher, check, every_s=0.02, limit_s=0.1)], set_ready)
+        watchdog.start()
+        try:
+            yield batcher
+        finally:
+            model.gate.set()
+            await watchdog.close()
+            await batcher.close()
+
+
+async def test_an_idle_model_is_asked_again_and_again() -> None:
+    model, changes = Model(), list[bool]()
+    async with watching(model, changes):
+        await until(lambda: len(model.batches) >= 3)
+    assert changes == []
+
+
+async def test_a_model_that_hangs_is_not_ready_until_it_answers() -> None:
+    model, changes = Model(), list[bool]()
+    async with watching(model, changes):
+        await until(model.entered.is_set)
+        model.gate.clear()
+        await until(lambda: changes == [False])
+        model.gate.set()
+        await until(lambda: changes == [False, True])
+
+
+async def test_a_model_that_fails_is_not_ready() -> None:
+    model, changes = Model(), list[bool]()
+    broken = True
+
+    def run(batch: list[int]) -> list[int]:
+        if broken:
+            raise RuntimeError("device lost")
+        return batch
+
+    model.kind = Kind("broken", list, run, 4)
+    async with watching(model, changes):
+        await until(lambda: changes == [False])
+        broken = False
+        await until(lambda: changes == [False, True])
