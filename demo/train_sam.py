@@ -24,22 +24,25 @@ from services.embedder.models.sam_architecture import SamConfig, build_sam
 __all__ = ["CONFIG", "decode", "main", "mask_losses", "train"]
 
 CONFIG: Final = SamConfig(
-    encoder_dim=96,
-    encoder_depth=4,
-    encoder_heads=3,
-    global_attention_indexes=(1, 3),
+    encoder_dim=128,
+    encoder_depth=6,
+    encoder_heads=4,
+    global_attention_indexes=(1, 3, 5),
     image_size=144,
     patch_size=8,
     window_size=9,
-    prompt_embed_dim=64,
+    prompt_embed_dim=96,
     decoder_heads=4,
     decoder_mlp_dim=256,
-    iou_head_hidden_dim=64,
+    iou_head_hidden_dim=96,
 )
-FOCAL_WEIGHT: Final = 20.0
+ENTROPY_WEIGHT: Final = 4.0
 ALL_MASKS_WEIGHT: Final = 0.05
 """How much the masks count that are not the best of the three, so that none is left untrained."""
-HINT_WEIGHT: Final = 2.0
+HINT_WEIGHT: Final = 1.0
+HINT_CODE_WEIGHT: Final = 6.0
+HINT_FREQUENCIES: Final = (math.pi / 2, math.pi, 2 * math.pi)
+SAVE_EVERY: Final = 500
 WARMUP: Final = 0.03
 WEIGHT_DECAY: Final = 0.02
 GRADIENT_NORM: Final = 2.0
@@ -86,14 +89,13 @@ def decode(sam: Sam, embeddings: Tensor, tokens: Tensor, owners: Tensor) -> tupl
 
 
 def mask_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Focal plus dice loss of each mask: logits (n, m, h, w), targets (n, h, w) in [0, 1]; returns (n, m)."""
+    """Cross-entropy plus dice loss of each mask: logits (n, m, h, w), targets (n, h, w) in [0, 1]; returns (n, m)."""
     wanted = targets[:, None].expand_as(logits)
     chances = logits.sigmoid()
     entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    focal = ((wanted - chances).square() * entropy).mean(dim=(2, 3))
     overlap = 2 * (chances * wanted).sum(dim=(2, 3)) + 1
     dice = 1 - overlap / (chances.sum(dim=(2, 3)) + wanted.sum(dim=(2, 3)) + 1)
-    return FOCAL_WEIGHT * focal + dice
+    return ENTROPY_WEIGHT * entropy.mean(dim=(2, 3)) + dice
 
 
 def true_ious(logits: Tensor, targets: Tensor) -> Tensor:
@@ -105,33 +107,35 @@ def true_ious(logits: Tensor, targets: Tensor) -> Tensor:
 class Hints(nn.Module):
     """A training aid that is not saved: embeddings should tell what is object, and where its middle is.
 
-    One linear map from each cell's embedding to a logit and to the (x, y) of the middle of its object.
+    One linear map from each cell's embedding to a logit and to a code of the middle of its object. The codes are
+    sines and cosines, so that products of two embeddings can tell whether two cells are of one object.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.map = nn.Conv2d(channels, 3, kernel_size=1)
+        self.map = nn.Conv2d(channels, 1 + 4 * len(HINT_FREQUENCIES), kernel_size=1)
 
     def forward(self, embeddings: Tensor, examples: list[SamExample]) -> Tensor:
         """The mean error of the hints for embeddings (n, c, h, w)."""
         hints = self.map(embeddings)
-        wanted = torch.stack([_middles(x.labels, embeddings.shape[-1]) for x in examples])
+        wanted = torch.stack([middle_codes(x.labels, embeddings.shape[-1]) for x in examples])
         inside = wanted[:, 0] > 0
-        errors = (hints[:, 1:] - wanted[:, 1:]).abs().sum(dim=1)
+        errors = (hints[:, 1:] - wanted[:, 1:]).square().mean(dim=1)
         presence = functional.binary_cross_entropy_with_logits(hints[:, 0], wanted[:, 0])
-        error: Tensor = presence + errors[inside].mean()
+        error: Tensor = presence + HINT_CODE_WEIGHT * errors[inside].mean()
         return error
 
 
-def _middles(labels: np.ndarray, cells: int) -> Tensor:
-    """For each cell of the embedding 1 and the (x, y) in [-1, 1] of its object's middle, or zeros: (3, h, w)."""
+def middle_codes(labels: np.ndarray, cells: int) -> Tensor:
+    """For each cell of the embedding 1 and the code of its object's middle, or zeros: (1 + codes, h, w)."""
     stride = len(labels) // cells
     coarse = labels[stride // 2 :: stride, stride // 2 :: stride]
-    wanted = np.zeros((3, cells, cells), np.float32)
+    wanted = np.zeros((1 + 4 * len(HINT_FREQUENCIES), cells, cells), np.float32)
     for number in set(np.unique(coarse).tolist()) - {0, PADDING}:
         rows, columns = np.nonzero(labels == number)
         middle = np.array([columns.mean(), rows.mean()]) / len(labels) * 2 - 1
-        wanted[:, coarse == number] = np.array([1.0, *middle], np.float32)[:, None]
+        angles = np.outer(HINT_FREQUENCIES, middle).ravel()
+        wanted[:, coarse == number] = np.concatenate([[1.0], np.sin(angles), np.cos(angles)])[:, None]
     return torch.from_numpy(wanted)
 
 
@@ -202,8 +206,9 @@ def train(
     steps: int,
     seconds: float,
     learning_rate: float,
+    out: Path,
 ) -> None:
-    """Train in place for `steps`, or for `seconds` if that comes first."""
+    """Train in place for `steps`, or for `seconds` if that comes first; write to `out` now and then."""
     hints = Hints(sam.mask_decoder.transformer_dim)
     parameters = [*sam.parameters(), *hints.parameters()]
     stepper = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY)
@@ -223,6 +228,8 @@ def train(
         progress = max(step / steps, elapsed / seconds)
         if step % 100 == 0 or progress >= 1:
             typer.echo(f"step {step} {elapsed:.0f} s loss {loss.item():.3f} {validate(sam, validation)}")
+        if step % SAVE_EVERY == 0:
+            save(sam, out)
 
 
 def save(sam: Sam, out: Path) -> None:
@@ -239,7 +246,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
     minutes: Annotated[float, typer.Option(help="Stop training after this time at the latest.")] = 25.0,
     batch_size: Annotated[int, typer.Option()] = 4,
-    learning_rate: Annotated[float, typer.Option()] = 1.5e-3,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
     scenes: Annotated[int, typer.Option(help="Scenes in the training pool.")] = 8_000,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     seed: Annotated[int, typer.Option()] = 11,
@@ -259,6 +266,7 @@ def main(
         steps=steps,
         seconds=minutes * 60,
         learning_rate=learning_rate,
+        out=out,
     )
     save(sam, out)
     typer.echo(f"wrote {out} after {time.monotonic() - start:.0f} s")
