@@ -9,16 +9,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from demo.glyphs import glyph_names
 from demo.holdout import held_out
 from demo.scenes import SceneSpec, draw, training_spec
 from services.embedder.models.sam_architecture import PIXEL_MEAN
 
-__all__ = ["PADDING", "Prompts", "SamExample", "SamPool", "draw_sam_pool", "fitted"]
+__all__ = ["MAX_OBJECTS", "PADDING", "Prompts", "SamExample", "SamPool", "draw_sam_pool", "fitted"]
 
 PADDING: Final = 255
 """The label of what the square input holds beside the picture."""
 CHUNK: Final = 100
 MIN_PIXELS: Final = 20
+MAX_OBJECTS: Final = 5
 OBJECT_POINTS: Final = 4
 BACKGROUND_POINTS: Final = 2
 BOXES: Final = 2
@@ -44,22 +46,27 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class SamExample:
-    """`image` (side, side, 3) RGB; `labels` (side, side): 0 background, 1.. objects, `PADDING` beside."""
+    """`image` (side, side, 3) RGB; `labels` (side, side): 0 background, 1.. objects, `PADDING` beside.
+
+    `names` (`MAX_OBJECTS`): for object k, at k - 1, the index of its name; what is over is 0.
+    """
 
     image: Bytes
     labels: Bytes
+    names: Bytes
     prompts: Prompts
 
 
 @dataclass(frozen=True, slots=True)
 class SamPool:
-    """All training pictures: `images` (n, side, side, 3), `labels` (n, side, side)."""
+    """All training pictures: `images` (n, side, side, 3), `labels` (n, side, side), `names` (n, `MAX_OBJECTS`)."""
 
     images: Bytes
     labels: Bytes
+    names: Bytes
 
     def batches(self, rng: np.random.Generator, size: int) -> Iterator[list[SamExample]]:
-        """Endless batches of flipped and recoloured pictures with fresh prompts of one kind per batch."""
+        """Endless batches of recoloured pictures with fresh prompts of one kind per batch."""
         while True:
             order = rng.permutation(len(self.images))
             for start in range(0, len(order) - size + 1, size):
@@ -68,9 +75,8 @@ class SamPool:
 
     def _example(self, rng: np.random.Generator, index: int, extra_points: int) -> SamExample:
         image, labels = self.images[index], self.labels[index]
-        if rng.random() < 0.5:
-            image, labels = np.swapaxes(image, 0, 1), np.swapaxes(labels, 0, 1)
-        return SamExample(_recoloured(rng, image, labels), labels, make_prompts(rng, labels, extra_points))
+        prompts = make_prompts(rng, labels, extra_points)
+        return SamExample(_recoloured(rng, image, labels), labels, self.names[index], prompts)
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
@@ -128,8 +134,8 @@ def make_prompts(rng: np.random.Generator, labels: Bytes, extra_points: int = 0)
     )
 
 
-def draw_example(spec: SceneSpec, side: int) -> tuple[Bytes, Bytes]:
-    """The square input and the label map of a scene, both of `side` x `side` pixels."""
+def draw_example(spec: SceneSpec, side: int) -> tuple[Bytes, Bytes, Bytes]:
+    """The square input and the label map of a scene, both of `side` x `side` pixels, and the objects' names."""
     image, masks = draw(spec, round(side / max(spec.aspect, 1 / spec.aspect) ** 0.5))
     picture = Image.new("RGB", (side, side), tuple(round(value) for value in PIXEL_MEAN))
     picture.paste(fitted(image, side))
@@ -138,15 +144,18 @@ def draw_example(spec: SceneSpec, side: int) -> tuple[Bytes, Bytes]:
     labels[:height, :width] = 0
     for number, mask in enumerate(masks, start=1):
         labels[:height, :width][mask[:height, :width]] = number
-    return np.asarray(picture, np.uint8), labels
+    names = np.zeros(MAX_OBJECTS, np.uint8)
+    names[: len(masks)] = [glyph_names().index(placement.name) for placement in spec.placements]
+    return np.asarray(picture, np.uint8), labels, names
 
 
-def _draw_chunk(job: tuple[int, int]) -> tuple[Bytes, Bytes]:
+def _draw_chunk(job: tuple[int, int]) -> SamPool:
     """Draw `CHUNK` training scenes: (seed, side)."""
     seed, side = job
     rng = np.random.default_rng(seed)
     made = [draw_example(training_spec(rng, held_out()), side) for _ in range(CHUNK)]
-    return np.stack([image for image, _ in made]), np.stack([labels for _, labels in made])
+    images, labels, names = (np.stack(arrays) for arrays in zip(*made, strict=True))
+    return SamPool(images, labels, names)
 
 
 def draw_sam_pool(seed: int, scenes: int, side: int, processes: int = 2) -> SamPool:

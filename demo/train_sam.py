@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from demo.gallery_plan import plan_scenes
+from demo.glyphs import glyph_names
 from demo.sam_data import PADDING, SamExample, draw_example, draw_sam_pool, make_prompts
 from demo.scenes import pick_background, sample_spec
 from services.embedder.models.sam_architecture import SamConfig, build_sam
@@ -39,9 +40,12 @@ CONFIG: Final = SamConfig(
 ENTROPY_WEIGHT: Final = 4.0
 ALL_MASKS_WEIGHT: Final = 0.05
 """How much the masks count that are not the best of the three, so that none is left untrained."""
-HINT_WEIGHT: Final = 1.0
-HINT_CODE_WEIGHT: Final = 6.0
-HINT_FREQUENCIES: Final = (math.pi / 2, math.pi, 2 * math.pi)
+HINT_WEIGHT: Final = 0.5
+CODE_WEIGHT: Final = 6.0
+CODE_FREQUENCIES: Final = (math.pi / 2, math.pi, 2 * math.pi)
+CODE_SIZE: Final = 4 * len(CODE_FREQUENCIES)
+ENCODER_ALONE: Final = 0.35
+"""The part of training in which only the image encoder learns, from hints."""
 SAVE_EVERY: Final = 500
 WARMUP: Final = 0.03
 WEIGHT_DECAY: Final = 0.02
@@ -105,38 +109,54 @@ def true_ious(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Hints(nn.Module):
-    """A training aid that is not saved: embeddings should tell what is object, and where its middle is.
+    """A training aid that is not saved: embeddings should tell what is object, which, and where its middle is.
 
-    One linear map from each cell's embedding to a logit and to a code of the middle of its object. The codes are
-    sines and cosines, so that products of two embeddings can tell whether two cells are of one object.
+    One linear map from each cell's embedding to a logit of being object, a code of the middle of its object, and
+    logits of the objects' names. The codes are sines and cosines, so that products of two embeddings can tell
+    whether two cells are of one object; names tell the same, for no name occurs twice in a scene.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.map = nn.Conv2d(channels, 1 + 4 * len(HINT_FREQUENCIES), kernel_size=1)
+        self.map = nn.Conv2d(channels, 1 + CODE_SIZE + len(glyph_names()), kernel_size=1)
 
     def forward(self, embeddings: Tensor, examples: list[SamExample]) -> Tensor:
         """The mean error of the hints for embeddings (n, c, h, w)."""
-        hints = self.map(embeddings)
-        wanted = torch.stack([middle_codes(x.labels, embeddings.shape[-1]) for x in examples])
-        inside = wanted[:, 0] > 0
-        errors = (hints[:, 1:] - wanted[:, 1:]).square().mean(dim=1)
-        presence = functional.binary_cross_entropy_with_logits(hints[:, 0], wanted[:, 0])
-        error: Tensor = presence + HINT_CODE_WEIGHT * errors[inside].mean()
+        presence, codes, names = self.map(embeddings).split([1, CODE_SIZE, len(glyph_names())], dim=1)
+        wanted = [cell_facts(x.labels, x.names, embeddings.shape[-1]) for x in examples]
+        objects = torch.stack([numbers for numbers, _, _ in wanted]) > 0
+        wanted_codes = torch.stack([code for _, code, _ in wanted])
+        wanted_names = torch.stack([name for _, _, name in wanted])
+        code_errors = (codes.permute(0, 2, 3, 1)[objects] - wanted_codes[objects]).square()
+        error: Tensor = (
+            functional.binary_cross_entropy_with_logits(presence[:, 0], objects.float())
+            + CODE_WEIGHT * code_errors.mean()
+            + functional.cross_entropy(names.permute(0, 2, 3, 1)[objects], wanted_names[objects])
+        )
         return error
 
 
-def middle_codes(labels: np.ndarray, cells: int) -> Tensor:
-    """For each cell of the embedding 1 and the code of its object's middle, or zeros: (1 + codes, h, w)."""
+def cell_facts(labels: np.ndarray, names: np.ndarray, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each cell of the embedding its object's number or 0 (h, w), code (h, w, CODE_SIZE) and name (h, w)."""
     stride = len(labels) // cells
-    coarse = labels[stride // 2 :: stride, stride // 2 :: stride]
-    wanted = np.zeros((1 + 4 * len(HINT_FREQUENCIES), cells, cells), np.float32)
-    for number in set(np.unique(coarse).tolist()) - {0, PADDING}:
+    numbers = labels[stride // 2 :: stride, stride // 2 :: stride].astype(np.int64)
+    numbers[numbers == PADDING] = 0
+    codes = np.zeros((1 + len(names), CODE_SIZE), np.float32)
+    for number in set(np.unique(numbers).tolist()) - {0}:
         rows, columns = np.nonzero(labels == number)
         middle = np.array([columns.mean(), rows.mean()]) / len(labels) * 2 - 1
-        angles = np.outer(HINT_FREQUENCIES, middle).ravel()
-        wanted[:, coarse == number] = np.concatenate([[1.0], np.sin(angles), np.cos(angles)])[:, None]
-    return torch.from_numpy(wanted)
+        angles = np.outer(CODE_FREQUENCIES, middle).ravel()
+        codes[number] = np.concatenate([np.sin(angles), np.cos(angles)])
+    known = np.concatenate([[0], names]).astype(np.int64)
+    return torch.from_numpy(numbers), torch.from_numpy(codes[numbers]), torch.from_numpy(known[numbers])
+
+
+def hint_loss(sam: Sam, hints: Hints, examples: list[SamExample]) -> Tensor:
+    """The loss of the image encoder alone."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = embed(sam, [x.image for x in examples])
+    aid: Tensor = hints(embeddings.float(), examples)
+    return aid
 
 
 def batch_loss(sam: Sam, hints: Hints, examples: list[SamExample]) -> Tensor:
@@ -167,8 +187,8 @@ def draw_validation(seed: int, count: int = 48) -> list[SamExample]:
     examples = []
     for planned in plan_scenes(rng, count):
         spec = sample_spec(rng, planned.names, pick_background(rng))
-        image, labels = draw_example(spec, CONFIG.image_size)
-        examples.append(SamExample(image, labels, make_prompts(rng, labels)))
+        image, labels, names = draw_example(spec, CONFIG.image_size)
+        examples.append(SamExample(image, labels, names, make_prompts(rng, labels)))
     return examples
 
 
@@ -218,7 +238,7 @@ def train(
     while progress < 1:
         for group in stepper.param_groups:
             group["lr"] = learning_rate * rate(progress)
-        loss = batch_loss(sam, hints, next(batches))
+        loss = (hint_loss if progress < ENCODER_ALONE else batch_loss)(sam, hints, next(batches))
         stepper.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)

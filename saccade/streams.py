@@ -148,6 +148,7 @@ class _AsyncUpload:
         self._upload = upload
         self._items = items
         self._changed = asyncio.Event()
+        self._connection = 0
         # Outlives a connection: cancelling it would end the caller's iterator.
         self._pulling: asyncio.Task[NewImage | None] | None = None
         self._failure: BaseException | None = None
@@ -157,7 +158,8 @@ class _AsyncUpload:
         try:
             while not self._done():
                 await asyncio.sleep(wait_s)
-                call = self._method(self._requests(), timeout=_CONNECTION_S)
+                self._connection += 1
+                call = self._method(self._requests(self._connection), timeout=_CONNECTION_S)
                 error = _ENDED_EARLY
                 try:
                     async for response in call:
@@ -169,6 +171,9 @@ class _AsyncUpload:
                     error = api_error(exc)
                 finally:
                     call.cancel()
+                    # grpc goes on asking the requests of a call that has ended for more.
+                    self._connection += 1
+                    self._changed.set()
                 for result in self._upload.take_results():
                     yield result
                 if not self._done():
@@ -181,8 +186,8 @@ class _AsyncUpload:
         if self._failure:
             raise self._failure
 
-    async def _requests(self) -> AsyncIterator[StreamImagesRequest]:
-        while not self._done():
+    async def _requests(self, connection: int) -> AsyncIterator[StreamImagesRequest]:
+        while connection == self._connection and not self._done():
             self._changed.clear()
             due = self._upload.due(_now())
             if due is None:

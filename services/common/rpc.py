@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
@@ -119,13 +119,15 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 
         return behaviour
 
-    def _stream(self, handler: Callable[..., AsyncIterator[Any]], path: str) -> Callable[..., Any]:
+    def _stream(self, handler: Callable[..., AsyncGenerator[Any, None]], path: str) -> Callable[..., Any]:
         async def behaviour(requests: AsyncIterator[Any], context: _Context) -> AsyncIterator[Any]:
             call = _Call("bidi_stream", path)
             with call.observed():
                 try:
-                    async for response in handler(requests, context):
-                        yield response
+                    # Closed at once where the caller goes away between two results.
+                    async with aclosing(handler(requests, context)) as responses:
+                        async for response in responses:
+                            yield response
                 except Exception as exc:
                     await call.fail(context, exc)
 

@@ -60,7 +60,7 @@ class EmbedderSettings(GrpcSettings):
     default_min_area_fraction: float = Field(
         0.01, gt=0, lt=1, description="Smallest segment, as a share of the image, where the call names none"
     )
-    points_per_side: int = Field(16, ge=1, le=64, description="Prompt points along each side of the image")
+    points_per_side: int = Field(12, ge=1, le=64, description="Prompt points along each side of the image")
     min_predicted_iou: float = Field(0.75, ge=0, le=1, description="Least predicted IoU of a segment")
     min_stability: float = Field(0.8, ge=0, le=1, description="Least stability of a segment")
     tag_min_confidence: float = Field(0.2, ge=0, le=1, description="Least probability of a tag")

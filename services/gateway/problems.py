@@ -57,6 +57,7 @@ class Problem(Exception):
         errors: Field path -> what is wrong with it.
         retry_after_s: Seconds after which a retry makes sense; 0: no advice.
         headers: More response headers, such as Allow.
+        code: What gRPC calls it, where it is the outcome of one item of a stream.
     """
 
     status: int
@@ -65,6 +66,7 @@ class Problem(Exception):
     errors: tuple[tuple[str, str], ...] = ()
     retry_after_s: float = 0.0
     headers: Mapping[str, str] = field(default_factory=dict)
+    code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
 
     def below(self, prefix: str) -> "Problem":
         """The same, for callers who sent the message `prefix` alone: `image.title` becomes `title`."""
@@ -104,7 +106,8 @@ def problem_of(error: BaseException, *, what: str = "service") -> Problem:
         return _from_call(error, what)
     shown: SaccadeError = public(error)
     errors = ((shown.field, shown.message),) if shown.field else ()
-    return Problem(HTTP_TABLE[code_of(error)], shown.reason, shown.message, errors, shown.retry_after_s)
+    code = code_of(error)
+    return Problem(HTTP_TABLE[code], shown.reason, shown.message, errors, shown.retry_after_s, code=code)
 
 
 def respond(problem: Problem) -> Response:
@@ -125,9 +128,8 @@ def _from_call(error: grpc.RpcError, what: str) -> Problem:
             detail = f"the {what} does not answer; try again in a moment"
         elif told.code == grpc.StatusCode.DEADLINE_EXCEEDED:
             detail = f"the {what} did not answer within the request's deadline"
-    return Problem(
-        HTTP_TABLE.get(told.code, 500), told.reason or told.code.name, detail, told.fields, told.retry_after_s
-    )
+    reason = told.reason or told.code.name
+    return Problem(HTTP_TABLE[told.code], reason, detail, told.fields, told.retry_after_s, code=told.code)
 
 
 def _title(status: int) -> str:

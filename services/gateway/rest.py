@@ -140,7 +140,9 @@ def _read_query(call: Call, message: Message, request: Request) -> None:
         else:
             offered = ", ".join([*shortcuts, *sorted(known)]) or "none"
             raise InvalidArgument(
-                f"there is no such query parameter; this address takes {offered}", field=name, reason="UNKNOWN_FIELD"
+                f"there is no query parameter {name!r}; this address takes {offered}",
+                field=name,
+                reason="UNKNOWN_FIELD",
             )
 
 

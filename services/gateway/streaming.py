@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from grpc import StatusCode
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -15,7 +14,7 @@ from services.common.errors import InvalidArgument, SaccadeError
 from services.common.status import to_item_error
 from services.gateway.backends import INGEST, Backends
 from services.gateway.bodies import MULTIPART, NDJSON, Bodies, Hold, content_type
-from services.gateway.problems import HTTP_TABLE, Problem, problem_of
+from services.gateway.problems import Problem, problem_of
 from services.gateway.transcode import fill, parse_json, set_text, to_json
 
 __all__ = ["ImageStream"]
@@ -47,7 +46,7 @@ class ImageStream:
         for name, value in request.query_params.multi_items():
             if name not in ("wait_for", "replace"):
                 raise InvalidArgument(
-                    "there is no such query parameter; this address takes wait_for, replace", field=name
+                    f"there is no query parameter {name!r}; this address takes wait_for, replace", field=name
                 )
             set_text(template, name, value)
         template.collection = request.path_params["collection"]
@@ -108,7 +107,8 @@ class ImageStream:
                 fill(item, await asyncio.to_thread(parse_json, line))
                 if item.create.collection not in ("", template.collection):
                     raise InvalidArgument(
-                        f"must be {template.collection!r}, as in the address", field="create.collection"
+                        f"create.collection must be {template.collection!r}, as in the address",
+                        field="create.collection",
                     )
             except InvalidArgument as exc:
                 key = item.key or f"line {number}"
@@ -139,6 +139,5 @@ def _line(result: pb.StreamImagesResponse) -> bytes:
 
 def _item_error(error: Exception) -> types_pb2.ItemError:
     problem = problem_of(error)
-    code = next((code for code, status in HTTP_TABLE.items() if status == problem.status), StatusCode.INVALID_ARGUMENT)
     field = problem.errors[0][0] if problem.errors else ""
-    return types_pb2.ItemError(code=code.value[0], reason=problem.reason, message=problem.detail, field=field)
+    return types_pb2.ItemError(code=problem.code.value[0], reason=problem.reason, message=problem.detail, field=field)

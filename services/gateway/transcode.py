@@ -63,7 +63,7 @@ def fill(message: Message, value: Any, path: str = "") -> None:
         field = _field(descriptor_of(message), key, path)
         at = _join(path, field.name)
         if field.name in seen:
-            raise InvalidArgument("is given twice, under both of its names", field=at)
+            raise InvalidArgument(f"{at} is given twice, under both of its names", field=at)
         seen.add(field.name)
         if item is not None or _takes_null(field):
             _check_oneof(message, field, at)
@@ -178,7 +178,7 @@ def _from_text(field: FieldDescriptor, value: str | bytes, shown: str) -> Any:
     try:
         text = value if isinstance(value, str) else value.decode()
     except UnicodeDecodeError as exc:
-        raise InvalidArgument("is not UTF-8 text", field=shown) from exc
+        raise InvalidArgument(f"{shown} is not UTF-8 text", field=shown) from exc
     if is_message(field) and type_name(field) != "google.protobuf.FieldMask":
         return parse_json(text, shown)
     if field.type == FieldDescriptor.TYPE_ENUM:
@@ -201,7 +201,7 @@ def _field(descriptor: Descriptor, key: str, path: str, shown: str = "") -> Fiel
     if field is None:
         known = ", ".join(field.name for field in descriptor.fields)
         raise InvalidArgument(
-            f"there is no such field; {descriptor.name} has {known or 'none'}",
+            f"there is no field {key!r}; {descriptor.name} has {known or 'none'}",
             field=shown or _join(path, key),
             reason="UNKNOWN_FIELD",
         )
@@ -248,7 +248,7 @@ def _refusal(at: str, needs: str, got: Any) -> InvalidArgument:
     shown = json.dumps(got, ensure_ascii=False) if not isinstance(got, bytes) else "bytes"
     if len(shown) > _SHOWN_CHARACTERS:
         shown = f"{shown[:_SHOWN_CHARACTERS]}..."
-    return InvalidArgument(f"{needs}, not {shown}", field=at)
+    return InvalidArgument(f"{at or 'the body'} {needs}, not {shown}", field=at)
 
 
 def _join(path: str, name: str) -> str:
@@ -260,7 +260,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidArgument("is given twice in one object", field=twice)
+        raise InvalidArgument(f"{twice!r} is given twice in one object", field=twice)
     return found
 
 

@@ -24,6 +24,7 @@ from services.ingest.library import Library
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import MarkerStore
 from services.ingest.pipeline import Pipeline
+from services.ingest.reader import Reader
 from services.ingest.reconciler import Reconciler
 from services.ingest.servicer import IngestServicer
 from services.ingest.settings import IngestSettings
@@ -84,7 +85,6 @@ class Service:
         )
         library = Library(
             files=files,
-            vectors=self._vectors,
             pipeline=pipeline,
             intake=self._intake,
             fetcher=self._fetcher,
@@ -95,7 +95,8 @@ class Service:
             steps=self._steps,
             max_wait_s=settings.max_call_s,
         )
-        self.servicer = IngestServicer(library, self._collections, self._vocabularies, settings)
+        reader = Reader(files, self._vectors, self._collections)
+        self.servicer = IngestServicer(library, reader, self._collections, self._vocabularies, settings)
 
     async def make_ready(self) -> None:
         """Return when everything that the service needs has answered once, and interrupted work is being taken up.

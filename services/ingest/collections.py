@@ -25,7 +25,7 @@ from services.common.records import (
 from services.common.vectors import Generation, VectorStore
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import MarkerStore, now_ms
-from services.ingest.uninterrupted import Uninterrupted
+from services.ingest.uninterrupted import Uninterrupted, detached_context
 from services.ingest.vocabulary import Vocabularies
 
 __all__ = ["Collections", "Counts", "NewCollection"]
@@ -91,9 +91,10 @@ class Collections:
 
     async def close(self) -> None:
         """Let the steps in flight finish. A deletion that was not is finished by the next process."""
-        for task in self._drops.values():
+        drops = list(self._drops.values())
+        for task in drops:
             task.cancel()
-        await asyncio.gather(*self._drops.values(), return_exceptions=True)
+        await asyncio.gather(*drops, return_exceptions=True)
         await self._steps.close()
 
     async def get(self, name: str, path: str = "collection") -> CollectionRecord:
@@ -199,10 +200,16 @@ class Collections:
         """Remove what is left of a collection that is marked as deleting; one task for each name at a time."""
         task = self._drops.get(name)
         if task is None:
-            task = asyncio.create_task(self._drop(name))
+            task = asyncio.create_task(self._drop(name), name=name, context=detached_context())
             self._drops[name] = task
-            task.add_done_callback(lambda _: self._drops.pop(name, None))
+            task.add_done_callback(self._dropped)
         return task
+
+    def _dropped(self, task: asyncio.Task[None]) -> None:
+        del self._drops[task.get_name()]
+        # Whoever asked for it may have left.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("collection not deleted", collection=task.get_name(), why=str(error))
 
     async def all_names(self) -> AsyncIterator[str]:
         """Names of everything that lies where collections lie, whatever its state."""

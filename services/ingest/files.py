@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from services.common.domain import Segment
-from services.common.errors import Internal
+from services.common.errors import Internal, NotFound
 from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import (
     ImageRecord,
@@ -20,10 +20,23 @@ from services.common.records import (
     thumbnail_key,
 )
 
-__all__ = ["ImageFiles", "content_hash"]
+__all__ = ["ImageFiles", "RecordDamaged", "content_hash", "no_image"]
 
 _JSON: Final = "application/json"
 _WEBP: Final = "image/webp"
+
+
+class RecordDamaged(Internal):
+    """An image's record is there, and is none."""
+
+    default_reason = "RECORD_DAMAGED"
+
+
+def no_image(collection: str, image_id: str) -> NotFound:
+    """The error for an image that is not there."""
+    return NotFound(
+        f"there is no image {image_id!r} in the collection {collection!r}", field="id", reason="IMAGE_NOT_FOUND"
+    )
 
 
 def content_hash(data: bytes) -> str:
@@ -43,14 +56,16 @@ class ImageFiles:
         return await self._objects.list_folders(image_prefix(collection), start_after=start_after, limit=limit)
 
     async def read(self, collection: str, image_id: str) -> ImageRecord | None:
-        """The image's record; None if there is none."""
+        """The image's record; None if there is none, RecordDamaged if it can not be read."""
         try:
             data = await self._objects.get(record_key(collection, image_id))
             return ImageRecord.model_validate_json(data)
         except ObjectMissing:
             return None
         except ValidationError as exc:
-            raise Internal(f"the record of the image {image_id!r} can not be read; store the image again") from exc
+            raise RecordDamaged(
+                f"the record of the image {image_id!r} can not be read; delete it, or store it again with replace"
+            ) from exc
 
     async def write(self, collection: str, record: ImageRecord) -> None:
         """Keep the image's record."""

@@ -1,4 +1,4 @@
-"""Images as callers see them: stored, read, listed, changed and removed.
+"""Images as callers change them: stored, changed and removed.
 
 Whatever is acknowledged here is in the object store, together with a marker where the index still has to follow; so the
 rest may fail, and is finished without the caller.
@@ -6,13 +6,12 @@ rest may fail, and is finished without the caller.
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
 from services.common.deadline import time_left_s
-from services.common.domain import Segment
 from services.common.errors import (
     Aborted,
     AlreadyExists,
@@ -25,11 +24,10 @@ from services.common.errors import (
 )
 from services.common.fetch import ImageFetcher
 from services.common.records import CollectionRecord, ImageRecord, ImageState, check_image_id
-from services.common.vectors import Generation, VectorStore
 from services.ingest import metrics
 from services.ingest.check import NewImage
 from services.ingest.collections import Collections
-from services.ingest.files import ImageFiles
+from services.ingest.files import ImageFiles, RecordDamaged, no_image
 from services.ingest.indexer import Indexer
 from services.ingest.intake import Content, Intake
 from services.ingest.locks import KeyedLocks
@@ -38,12 +36,11 @@ from services.ingest.pipeline import Pipeline
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Key, Work
 
-__all__ = ["Changes", "Found", "Library", "Stored"]
+__all__ = ["Changes", "Library", "Stored"]
 
 _log = structlog.get_logger(__name__)
 
 STORED_NOT_INDEXED: Final = "STORED_NOT_INDEXED"
-_READS_AT_ONCE: Final = 16
 # Share of a call's time that waiting may take, so that what it ends with can still be told.
 _WAIT_SHARE: Final = 0.95
 
@@ -54,16 +51,6 @@ class Stored:
 
     record: ImageRecord
     existed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An image with its segments and presigned addresses."""
-
-    record: ImageRecord
-    segments: tuple[Segment, ...]
-    original_url: str
-    thumbnail_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +72,12 @@ class Changes:
 
 
 class Library:
-    """All images of all collections."""
+    """Stores, changes and removes images of all collections."""
 
     def __init__(
         self,
         *,
         files: ImageFiles,
-        vectors: VectorStore,
         pipeline: Pipeline,
         intake: Intake,
         fetcher: ImageFetcher,
@@ -104,7 +90,6 @@ class Library:
     ) -> None:
         """Work on these; `max_wait_s` is the longest that a call waits for an image to be indexed."""
         self._files = files
-        self._vectors = vectors
         self._pipeline = pipeline
         self._intake = intake
         self._fetcher = fetcher
@@ -146,47 +131,8 @@ class Library:
             return stored
         return Stored(await self._wait(work, wait_for), stored.existed)
 
-    async def get(self, collection: str, image_id: str, *, vectors: bool) -> Found:
-        """An image with its segments, masks included; their vectors where asked for. NotFound if there is none."""
-        owner = await self._collections.get(collection)
-        record = await self._existing(collection, check_image_id(image_id))
-        done = record.state is ImageState.SEGMENTED
-        segments = await self._files.segments(collection, image_id) if done else ()
-        if vectors and segments:
-            segments = await self._with_vectors(owner, image_id, segments)
-        return replace(await self.located(collection, record), segments=segments)
-
-    async def located(self, collection: str, record: ImageRecord) -> Found:
-        """An image with presigned addresses, without segments."""
-        original_url, thumbnail_url = await self._files.addresses(collection, record.id)
-        return Found(record, (), original_url, thumbnail_url)
-
-    async def page(self, collection: str, *, where: str, start_after: str, limit: int) -> tuple[list[Found], str]:
-        """Up to `limit` images from behind `start_after`, without segments, and where to go on; empty at the end.
-
-        Without a filter they are all that are stored, in the order of their keys; with one, those among the searchable
-        that pass it, in the order of their ids.
-        """
-        owner = await self._collections.get(collection)
-        if where:
-            ids = await self._vectors.list_image_ids(
-                Generation.of(owner), where=where, start_after=start_after, limit=limit + 1
-            )
-        else:
-            ids = await self._files.ids(collection, start_after=start_after, limit=limit + 1)
-        wanted = ids[:limit]
-        slots = asyncio.Semaphore(_READS_AT_ONCE)
-
-        async def read(image_id: str) -> Found | None:
-            async with slots:
-                record = await self._files.read(collection, image_id)
-                return None if record is None else await self.located(collection, record)
-
-        found = await asyncio.gather(*(read(image_id) for image_id in wanted))
-        return [image for image in found if image is not None], wanted[-1] if len(ids) > limit else ""
-
-    async def update(self, collection: str, image_id: str, etag: str, changes: Changes) -> Found:
-        """Change an image; the index follows, at once or, where it is away, later without a retry.
+    async def update(self, collection: str, image_id: str, etag: str, changes: Changes) -> ImageRecord:
+        """Change an image; its record then. The index follows, at once or, where it is away, later without a retry.
 
         Raises:
             NotFound: there is none.
@@ -194,8 +140,7 @@ class Library:
         """
         await self._collections.get(collection)
         key = (collection, check_image_id(image_id, "image.id"))
-        record = await self._steps.run(self._change(key, etag, changes))
-        return await self.located(collection, record)
+        return await self._steps.run(self._change(key, etag, changes))
 
     async def delete(self, collection: str, image_id: str, *, allow_missing: bool) -> None:
         """Remove an image, its objects and its vectors.
@@ -207,13 +152,13 @@ class Library:
         await self._collections.get(collection)
         key = (collection, check_image_id(image_id))
         if not await self._steps.run(self._remove(key)) and not allow_missing:
-            raise _no_image(*key)
+            raise no_image(*key)
 
     async def _store(
         self, key: Key, new: NewImage, content: Content, *, replace: bool, wait_for: ImageState, interactive: bool
     ) -> tuple[Stored, Work | None]:
         async with self._collections.use(key[0]) as owner, self._locks.hold(key):
-            record, marker = await self._standing(key)
+            record, marker = await self._standing(key, mend=replace)
             if marker is not None and marker.op is Op.DELETE:
                 await self._erase(key, owner)
                 record = marker = None
@@ -279,7 +224,7 @@ class Library:
         async with self._collections.use(key[0]) as owner, self._locks.hold(key):
             record, marker = await self._standing(key)
             if record is None or (marker is not None and marker.op is Op.DELETE):
-                raise _no_image(*key)
+                raise no_image(*key)
             if _interrupted(record, marker):
                 self._indexer.start(key)
                 raise Unavailable("the image is being restored after an interruption; try again in a moment")
@@ -310,9 +255,9 @@ class Library:
         return changed
 
     async def _remove(self, key: Key) -> bool:
-        """Whether there was such an image; afterwards there is none."""
+        """Whether there was anything of such an image; afterwards there is nothing."""
         async with self._collections.use(key[0]) as owner, self._locks.hold(key):
-            record, marker = await self._standing(key)
+            record, marker = await self._standing(key, mend=True)
             if record is None and marker is None:
                 return False
             self._indexer.stop(key, NotFound("the image was removed meanwhile", reason="IMAGE_NOT_FOUND"))
@@ -325,14 +270,20 @@ class Library:
                     f"the deletion is recorded and goes on without a retry; {exc.message}", reason=exc.reason
                 ) from exc
             metrics.IMAGES.labels("deleted").inc()
-            return record is not None
+            return True
 
     async def _erase(self, key: Key, owner: CollectionRecord) -> None:
         await self._pipeline.erase(owner, key[1])
         await self._markers.remove(*key)
 
-    async def _standing(self, key: Key) -> tuple[ImageRecord | None, Marker | None]:
-        return await asyncio.gather(self._files.read(*key), self._markers.get(*key))
+    async def _standing(self, key: Key, *, mend: bool = False) -> tuple[ImageRecord | None, Marker | None]:
+        """The record and the marker; with `mend` a damaged record is none, but something that was begun."""
+        try:
+            return await asyncio.gather(self._files.read(*key), self._markers.get(*key))
+        except RecordDamaged:
+            if not mend:
+                raise
+            return None, await self._markers.get(*key) or Marker()
 
     async def _wait(self, work: Work | None, state: ImageState) -> ImageRecord:
         """The record once the image has come as far as asked; errors say that it is stored all the same."""
@@ -360,19 +311,6 @@ class Library:
                 reason=STORED_NOT_INDEXED,
             ) from exc
 
-    async def _existing(self, collection: str, image_id: str) -> ImageRecord:
-        record = await self._files.read(collection, image_id)
-        if record is None:
-            raise _no_image(collection, image_id)
-        return record
-
-    async def _with_vectors(
-        self, owner: CollectionRecord, image_id: str, segments: tuple[Segment, ...]
-    ) -> tuple[Segment, ...]:
-        rows = await self._vectors.get_segments(Generation.of(owner), [image_id])
-        vectors = {row.index: row.vector for row in rows.get(image_id, [])}
-        return tuple(replace(segment, vector=vectors.get(segment.index)) for segment in segments)
-
 
 def _interrupted(record: ImageRecord, marker: Marker | None) -> bool:
     """Whether the bytes that lie there may be those of a replacement that never came to its end."""
@@ -381,12 +319,6 @@ def _interrupted(record: ImageRecord, marker: Marker | None) -> bool:
 
 def _all_of(new: NewImage) -> Changes:
     return Changes(title=new.title, metadata=new.metadata, user_tags=new.tags, source=new.source)
-
-
-def _no_image(collection: str, image_id: str) -> NotFound:
-    return NotFound(
-        f"there is no image {image_id!r} in the collection {collection!r}", field="id", reason="IMAGE_NOT_FOUND"
-    )
 
 
 def _new_etag() -> str:

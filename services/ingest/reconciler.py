@@ -45,6 +45,8 @@ class Reconciler:
         self._vectors = vectors
         self._scan_s = scan_s
         self._cursors: dict[str, str] = {}
+        # Why each collection's images wait, so that it is told once.
+        self._waits: dict[str, str] = {}
         self._counted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -66,7 +68,8 @@ class Reconciler:
             try:
                 record = await self._collections.peek(name)
                 if record is not None and record.deleting:
-                    self._finish_deletion(name)
+                    # It goes on beside the rounds; the next one asks again where it fails.
+                    self._collections.drop(name)
                 elif record is not None:
                     seen.add(name)
                     metrics.PENDING.labels(name).set(await self._markers.count(name))
@@ -76,6 +79,7 @@ class Reconciler:
         for gone in self._counted - seen:
             metrics.PENDING.remove(gone)
             self._cursors.pop(gone, None)
+            self._waits.pop(gone, None)
         self._counted = seen
         return taken
 
@@ -120,21 +124,15 @@ class Reconciler:
 
     async def _able_to_index(self, record: CollectionRecord) -> bool:
         """Whether what indexing needs is there, so that an outage does not count against the images."""
+        why = ""
         try:
             model = await self._embedder.get_model(record.model)
             await self._vectors.check()
+            if model.fingerprint != record.fingerprint:
+                why = f"the embedder's {model.model!r} is not the model that the collection's vectors come from"
         except SaccadeError as exc:
-            _log.info("indexing waits", collection=record.name, why=exc.message)
-            return False
-        if model.fingerprint != record.fingerprint:
-            _log.warning("indexing waits for the collection's model", collection=record.name, model=record.model)
-            return False
-        return True
-
-    def _finish_deletion(self, name: str) -> None:
-        self._collections.drop(name).add_done_callback(_log_failure)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.warning("deletion of a collection goes on later", why=str(error))
+            why = exc.message
+        if why and self._waits.get(record.name) != why:
+            _log.warning("indexing waits", collection=record.name, why=why)
+        self._waits[record.name] = why
+        return not why

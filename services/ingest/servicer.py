@@ -1,8 +1,8 @@
 """`saccade.ingest.v1.IngestService`: messages to calls of the library and back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, NoReturn
 
 import grpc
@@ -17,6 +17,7 @@ from services.ingest.check import new_image
 from services.ingest.collections import Collections
 from services.ingest.library import Library
 from services.ingest.pages import page_size, read_token, write_token
+from services.ingest.reader import Reader
 from services.ingest.settings import IngestSettings
 from services.ingest.stream import stream_images
 from services.ingest.translate import changes, collection_to_message, found_to_message, new_collection, wait_for
@@ -36,10 +37,16 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     """The contract, call by call."""
 
     def __init__(
-        self, library: Library, collections: Collections, vocabularies: Vocabularies, settings: IngestSettings
+        self,
+        library: Library,
+        reader: Reader,
+        collections: Collections,
+        vocabularies: Vocabularies,
+        settings: IngestSettings,
     ) -> None:
         """Serve these."""
         self._library = library
+        self._reader = reader
         self._collections = collections
         self._vocabularies = vocabularies
         self._settings = settings
@@ -60,7 +67,7 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
 
     async def StreamImages(  # noqa: N802
         self, requests: AsyncIterator[pb.StreamImagesRequest], context: _Context
-    ) -> AsyncIterator[pb.StreamImagesResponse]:
+    ) -> AsyncGenerator[pb.StreamImagesResponse, None]:
         """Store many, with a result for each."""
 
         async def create(message: pb.CreateImageRequest) -> pb.CreateImageResponse:
@@ -71,12 +78,13 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
                     async with asyncio.timeout(self._settings.max_call_s):
                         return await self._create(message, interactive=False)
 
-        async for response in stream_images(requests, create, window=self._settings.stream_window):
-            yield response
+        async with aclosing(stream_images(requests, create, window=self._settings.stream_window)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> pb.GetImageResponse:  # noqa: N802
         """One image with its segments."""
-        found = await self._library.get(request.collection, request.id, vectors=request.include_vectors)
+        found = await self._reader.get(request.collection, request.id, vectors=request.include_vectors)
         image = found_to_message(
             request.collection,
             found,
@@ -88,7 +96,7 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def ListImages(self, request: pb.ListImagesRequest, context: _Context) -> pb.ListImagesResponse:  # noqa: N802
         """Images of a collection."""
         question = request.collection.encode() + b"\0" + request.filter.SerializeToString(deterministic=True)
-        found, after = await self._library.page(
+        found, after = await self._reader.page(
             check_collection_name(request.collection),
             where=compile_filter(request.filter, FilterTarget.IMAGES),
             start_after=read_token(question, request.page_token),
@@ -102,7 +110,8 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     ) -> pb.UpdateImageResponse:
         """Change title, metadata or tags."""
         image = request.image
-        found = await self._library.update(image.collection, image.id, image.etag, changes(request))
+        record = await self._library.update(image.collection, image.id, image.etag, changes(request))
+        found = await self._reader.located(image.collection, record)
         return pb.UpdateImageResponse(image=found_to_message(image.collection, found))
 
     async def DeleteImage(  # noqa: N802
@@ -212,7 +221,7 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
             replace=request.replace,
             interactive=interactive,
         )
-        image = found_to_message(request.collection, await self._library.located(request.collection, stored.record))
+        image = found_to_message(request.collection, await self._reader.located(request.collection, stored.record))
         return pb.CreateImageResponse(image=image, existed=stored.existed)
 
 

@@ -1,7 +1,7 @@
 """Many images through one call: a window of them at work, results as they come."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 import grpc
 import structlog
@@ -19,7 +19,7 @@ async def stream_images(
     create: Callable[[pb.CreateImageRequest], Awaitable[pb.CreateImageResponse]],
     *,
     window: int,
-) -> AsyncIterator[pb.StreamImagesResponse]:
+) -> AsyncGenerator[pb.StreamImagesResponse, None]:
     """A result for each request, in any order.
 
     No more than `window` requests are ahead of their results: a caller who does not read its results is not read from

@@ -10,7 +10,8 @@ from services.common.messages import image_to_message, segment_to_message
 from services.common.records import CollectionRecord, ImageState, IndexSpec
 from services.ingest.check import MAX_TITLE_CHARS, check_metadata, check_tags, check_text
 from services.ingest.collections import Counts, NewCollection
-from services.ingest.library import Changes, Found
+from services.ingest.library import Changes
+from services.ingest.reader import Found
 
 __all__ = ["changes", "collection_to_message", "found_to_message", "new_collection", "wait_for"]
 

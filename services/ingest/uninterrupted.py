@@ -5,11 +5,15 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import structlog
 from opentelemetry import context as otel_context
+
+from services.common.errors import SaccadeError
 
 __all__ = ["Uninterrupted", "detached_context"]
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 
 
 def detached_context() -> contextvars.Context:
@@ -35,9 +39,23 @@ class Uninterrupted:
         task = asyncio.create_task(step, context=detached_context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_failure)
+            raise
 
     async def close(self) -> None:
         """Wait for the steps that still run."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _tell_failure(task: asyncio.Task[Any]) -> None:
+    """A failure that nobody waits for any more goes to the log."""
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, SaccadeError):
+        _log.info("step failed after its caller had left", why=error.message)
+    else:
+        _log.error("step failed after its caller had left", exc_info=error)

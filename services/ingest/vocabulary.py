@@ -99,8 +99,10 @@ class Vocabularies:
         return record
 
     async def put(self, record: VocabularyRecord) -> None:
-        """Keep a vocabulary; FailedPrecondition for a name that comes with the service."""
-        if record.name in self._shipped:
+        """Keep a vocabulary; FailedPrecondition for one that comes with the service and would become another."""
+        if (shipped := self._shipped.get(record.name)) is not None:
+            if record == shipped:
+                return
             raise FailedPrecondition(
                 f"the vocabulary {record.name!r} comes with the service and can not be replaced; choose another name",
                 field="vocabulary.name",
@@ -112,7 +114,11 @@ class Vocabularies:
 
 def _shipped() -> dict[str, VocabularyRecord]:
     folder = resources.files("services.ingest").joinpath("vocabularies")
-    records = (VocabularyRecord.model_validate_json(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".json"))
+    records = (
+        VocabularyRecord.model_validate_json(file.read_bytes())
+        for file in folder.iterdir()
+        if file.name.endswith(".json")
+    )
     return {record.name: record for record in records}
 
 

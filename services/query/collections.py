@@ -39,6 +39,10 @@ class TtlCache(Generic[_T]):
             self._kept.pop(next(iter(self._kept)))
         return value
 
+    def forget(self, name: str) -> None:
+        """Load the value anew when it is next asked for."""
+        self._kept.pop(name, None)
+
 
 class Collections:
     """Collections and vocabularies by name. Safe for concurrent use."""
@@ -54,6 +58,10 @@ class Collections:
     async def get(self, name: str) -> CollectionRecord:
         """A collection's record; NotFound names `collection`."""
         return await self._records.get(name)
+
+    def forget(self, name: str) -> None:
+        """What is known of a collection turned out to be old: read it anew."""
+        self._records.forget(name)
 
     async def vocabulary(self, name: str) -> VocabularyRecord | None:
         """A vocabulary; None if it is not there."""

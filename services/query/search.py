@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
+from typing import Final
 
 from prometheus_client import Histogram
 
 from services.common.deadline import call_deadline
-from services.common.errors import SaccadeError
+from services.common.errors import NotFound, SaccadeError
 from services.common.records import CollectionRecord
 from services.common.telemetry import trace_id
 from services.common.vectors import Generation, VectorStore
@@ -25,6 +26,9 @@ from services.query.reading import reading
 from services.query.results import FoundImage, Ranked, ResultReader
 
 __all__ = ["Answer", "Plan", "Search"]
+
+# The vector store's reason where it does not have a collection's index.
+_INDEX_MISSING: Final = "INDEX_MISSING"
 
 _STAGE_SECONDS = Histogram(
     "saccade_query_stage_seconds",
@@ -101,6 +105,16 @@ class Search:
             InvalidArgument: a picture or vector can not be used.
             FailedPrecondition: the embedder or the index does not fit the collection.
         """
+        try:
+            return await self._run(query)
+        except NotFound as exc:
+            if exc.reason != _INDEX_MISSING:
+                raise
+        # The collection was deleted, made anew or moved to another index since its record was read.
+        self._collections.forget(query.collection)
+        return await self._run(query)
+
+    async def _run(self, query: SearchQuery) -> Answer:
         collection = await self._collections.get(query.collection)
         generation = Generation.of(collection)
         plan = Plan(

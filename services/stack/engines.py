@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
 
     show: Callable[[str, str], None] | None
     keep_open: Sequence[int]
+    bound: bool
 
 
 @dataclass(frozen=True, kw_only=True)

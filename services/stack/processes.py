@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -35,7 +36,14 @@ HOST: Final = "127.0.0.1"
 # down can otherwise be given the server's own port, and then talks to itself.
 PORTS: Final = range(15_000, 32_000)
 POLL_S: Final = 0.05
-LINES_KEPT: Final = 200
+# Run instead of a program: asks Linux for SIGTERM when the parent dies, however it dies, and becomes the program.
+BOUND: Final = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"  # PR_SET_PDEATHSIG
+    "if os.getppid() != int(sys.argv[1]): sys.exit()\n"  # it died before we could ask
+    "os.execvp(sys.argv[2], sys.argv[2:])"
+)
+LINES_KEPT: Final = 10_000
 LINES_SHOWN: Final = 30
 
 
@@ -119,6 +127,7 @@ class Process:
         grace_s: float = 10,
         show: Callable[[str, str], None] | None = None,
         keep_open: Sequence[int] = (),
+        bound: bool = False,
     ) -> None:
         """Describe a program; nothing is started yet.
 
@@ -132,6 +141,8 @@ class Process:
             grace_s: How long it may take to end after SIGTERM, before SIGKILL.
             show: Gets the name and each line that it writes, on a thread of its own.
             keep_open: File descriptors that it inherits.
+            bound: On Linux, end it when the thread that starts it ends, so that nothing is left when this program is
+                killed. Start it from a thread that stays.
         """
         self.command = [str(part) for part in command]
         self.name = name or Path(self.command[0]).name
@@ -142,6 +153,7 @@ class Process:
         self._grace_s = grace_s
         self._show = show
         self._keep_open = tuple(keep_open)
+        self._bound = bound and sys.platform == "linux"
         self._child: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -192,8 +204,9 @@ class Process:
         """Start it and do not wait."""
         if self._child is not None:
             raise ProcessError(f"{self.name} is running as {self.pid}")
+        binder = [sys.executable, "-S", "-E", "-c", BOUND, str(os.getpid())] if self._bound else []
         self._child = subprocess.Popen(  # noqa: S603 - the commands are this package's own
-            self.command,
+            [*binder, *self.command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -251,6 +264,11 @@ class Process:
     def last_lines(self, count: int = LINES_SHOWN) -> str:
         """The last lines that it wrote."""
         return "\n".join(list(self._lines)[-count:])
+
+    @property
+    def output(self) -> str:
+        """All that it wrote, or the last LINES_KEPT lines of it."""
+        return self.last_lines(LINES_KEPT)
 
     def last_words(self) -> str:
         """How it was run and the last lines that it wrote, for a message."""

@@ -185,12 +185,11 @@ def _among(answer: query.SearchResponse, wanted: set[str], top: int) -> str:
 
 
 def _matched(answer: query.SearchResponse, wanted: set[str]) -> str:
-    """The best result is a wanted one, and says which of its segments answered."""
-    if not answer.results:
-        return "nothing found"
-    if wrong := _among(answer, wanted, 1):
+    """A wanted image is near the top, and says which of its segments answered."""
+    if wrong := _among(answer, wanted, NEAR_TOP):
         return wrong
-    return "" if answer.results[0].matched_segments else "the best result has no matched segment"
+    best = next(result for result in answer.results if result.image.id in wanted)
+    return "" if best.matched_segments else f"{best.image.id} has no matched segment"
 
 
 def _shared_object(labels: Sequence[Label]) -> tuple[Label, LabelledObject]:

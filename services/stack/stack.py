@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Self
 
 from saccade.client import Client
 from services.common.settings import split_address
-from services.stack.engines import ObjectEngine, VectorEngine, milvus, milvus_lite, minio
+from services.stack.engines import ObjectEngine, Options, VectorEngine, milvus, milvus_lite, minio
 from services.stack.lock import DataLock
 from services.stack.processes import HOST, POLL_S, Process, ProcessError, free_ports, grpc_serving, http_ok
 from services.stack.settings import SERVICES, StackSettings
@@ -34,7 +34,9 @@ class PortBusy(Exception):
 
 
 class Stack:
-    """The processes of one stack. Use it in a `with`, or call `start` and `stop`; owned by one thread.
+    """The processes of one stack. Use it in a `with`, or call `start` and `stop`.
+
+    Owned by one thread, which must outlive it: on Linux the processes end when that thread does.
 
     Attributes:
         embedder: host:port.
@@ -159,23 +161,21 @@ class Stack:
                 env=env,
                 ready_s=self._settings.start_s,
                 grace_s=GRACE_S,
-                show=self._show,
-                keep_open=self._inherited(),
+                **self._options(),
             )
         return processes
 
     def _engine_processes(self, data: Path) -> tuple[VectorEngine, ObjectEngine | None]:
-        settings, keep_open = self._settings, self._inherited()
+        settings, options = self._settings, self._options()
         if self._engines == "lite":
-            folder = data / "milvus"
-            return milvus_lite(folder, settings.milvus_port, show=self._show, keep_open=keep_open), None
+            return milvus_lite(data / "milvus", settings.milvus_port, **options), None
         return (
-            milvus(data / "milvus-real", settings.milvus_port, settings.tools, show=self._show, keep_open=keep_open),
-            minio(data / "minio", settings.s3_port, settings.tools, show=self._show, keep_open=keep_open),
+            milvus(data / "milvus-real", settings.milvus_port, settings.tools, **options),
+            minio(data / "minio", settings.s3_port, settings.tools, **options),
         )
 
-    def _inherited(self) -> list[int]:
-        return [self._lock.fd] if self._lock else []
+    def _options(self) -> Options:
+        return {"show": self._show, "keep_open": [self._lock.fd] if self._lock else [], "bound": True}
 
     def _environment(self, data: Path, vectors: VectorEngine, objects: ObjectEngine | None) -> dict[str, str]:
         """What the stack decides goes over what the environment says; drain times and log format do not."""

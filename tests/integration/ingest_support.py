@@ -124,7 +124,7 @@ class Ingest:
 
     def mistakes(self) -> list[str]:
         """Lines of its log that tell of errors of our own; it writes one JSON object a line."""
-        lines = self.process.log.read_text(errors="replace").splitlines()
+        lines = self.process.output.splitlines()
         return [line for line in lines if '"level": "error"' in line or not line.startswith("{")]
 
 
@@ -155,6 +155,8 @@ def ingest_process(stack: Stack, *, needs_ready: bool = True) -> Iterator[Ingest
     )
     with process, grpc.insecure_channel(f"dns:///127.0.0.1:{port}", options=channel_options()) as channel:
         yield Ingest(process, port, channel)
+        # Shown where the test fails.
+        print(process.last_lines())  # noqa: T201
 
 
 def serving(port: int, name: str = "") -> bool:

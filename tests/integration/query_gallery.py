@@ -59,6 +59,7 @@ __all__ = [
     "load_gallery",
     "picture",
     "refused",
+    "remove_collection",
     "scores",
     "search",
     "start_process",
@@ -163,7 +164,7 @@ def _is_serving(address: str) -> bool:
 
 
 def load_gallery(stack: Stack) -> None:
-    """Store the gallery as collection `toys`, with the empty collections `bare`, `deaf` and `foreign` beside it."""
+    """Store the gallery as collection `toys`, with the empty collections `bare`, `brief`, `deaf` and `foreign`."""
     asyncio.run(_load(stack))
 
 
@@ -179,6 +180,7 @@ async def _load(stack: Stack) -> None:
         for record in (
             toys,
             toys.model_copy(update={"name": "bare"}),
+            toys.model_copy(update={"name": "brief"}),
             toys.model_copy(update={"name": "deaf", "has_text": False}),
             toys.model_copy(update={"name": "foreign", "fingerprint": "another"}),
         ):
@@ -225,6 +227,19 @@ def refused(query: QueryServiceStub, *parts: pb.Part, **fields: Any) -> tuple[gr
         search(query, *parts, **fields)
     error = api_error(caught.value)
     return error.code, error.fields[0][0] if error.fields else "", error.reason
+
+
+def remove_collection(stack: Stack, name: str) -> None:
+    """Take an empty collection away, as ingest does."""
+
+    async def remove() -> None:
+        vectors, objects = VectorStore(VectorSettings(milvus_uri=stack.milvus_uri)), stack.object_store()
+        await objects.delete(collection_key(name))
+        await vectors.drop_collection(name)
+        await vectors.close()
+        await objects.close()
+
+    asyncio.run(remove())
 
 
 @dataclass(frozen=True)

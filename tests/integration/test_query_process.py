@@ -1,8 +1,10 @@
 """The query service as a process: what else it serves, how it starts and stops, and what it does without its peers."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
@@ -153,3 +155,31 @@ def test_a_wrong_setting_stops_it_with_a_sentence(stack: Stack) -> None:
     wrong = stack.environment | {"SACCADE_QUERY_MAX_SEARCHES": "0"}
     with pytest.raises(EngineError, match="MAX_SEARCHES"), start_process("services.query", wrong):
         pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(picture("blue"))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/blue.png"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picture_from_an_address(query: QueryServiceStub, web: str) -> None:
+    assert ids(search(query, pb.Part(image_url=web)))[0] == "blue"
+    region = pb.Region(image_url=web, box=box(*LEFT))
+    assert ids(search(query, pb.Part(region=region), mode=pb.SEARCH_MODE_SEGMENT, top_k=1))[0].endswith(
+        ("blue", "blue-middle")
+    )

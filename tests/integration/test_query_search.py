@@ -1,8 +1,6 @@
 """Searches over a real stack: milvus-lite, local objects, the toy embedder and the query service as processes."""
 
-import threading
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import grpc
@@ -30,6 +28,7 @@ from tests.integration.query_gallery import (
     load_gallery,
     picture,
     refused,
+    remove_collection,
     scores,
     search,
     start_process,
@@ -310,6 +309,12 @@ def test_an_empty_collection_has_no_answers(query: QueryServiceStub) -> None:
         assert response.next_page_token == ""
 
 
+def test_a_collection_deleted_a_moment_ago_is_not_there(stack: Stack, query: QueryServiceStub) -> None:
+    assert ids(search(query, text("red"), collection="brief")) == []
+    remove_collection(stack, "brief")
+    assert refused(query, text("red"), collection="brief") == (NOT_FOUND, "collection", "COLLECTION_NOT_FOUND")
+
+
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 GREEN = picture("green")
@@ -379,29 +384,3 @@ def test_what_is_wrong_is_named(
     query: QueryServiceStub, fields: dict[str, Any], parts: list[pb.Part], expected: tuple[grpc.StatusCode, str, str]
 ) -> None:
     assert refused(query, *parts, **fields) == expected
-
-
-@pytest.fixture
-def web() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "image/png")
-            self.end_headers()
-            self.wfile.write(picture("blue"))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/blue.png"
-        server.shutdown()
-        thread.join()
-
-
-def test_a_picture_from_an_address(query: QueryServiceStub, web: str) -> None:
-    assert ids(search(query, pb.Part(image_url=web)))[0] == "blue"
-    region = pb.Region(image_url=web, box=box(*LEFT))
-    assert ids(search(query, pb.Part(region=region), mode=SEGMENT, top_k=1))[0] in HOLD_BLUE

@@ -222,19 +222,19 @@ async def test_lists_are_sorted_and_go_on_where_they_stopped(store: VectorStore,
 
 
 async def test_large_writes_and_reads_are_split(store: VectorStore, generation: Generation) -> None:
-    vectors = vectors_of(2_200)
-    ids = [f"i{number:04d}" for number in range(2_200)]
+    vectors = vectors_of(1_100)
+    ids = [f"i{number:04d}" for number in range(1_100)]
     await store.upsert_images(generation, [image(name, vector) for name, vector in zip(ids, vectors, strict=True)])
     await asyncio.gather(
         *[
             store.replace_segments(generation, name, [segment(name, index, vectors[index]) for index in range(64)])
-            for name in ids[:130]
+            for name in ids[:70]
         ]
     )
-    assert await store.count(generation) == (2_200, 130 * 64)
+    assert await store.count(generation) == (1_100, 70 * 64)
     got = await store.get_segments(generation, ids[:200])
-    assert list(map(len, got.values())) == [64] * 130
-    assert len(await store.get_images(generation, ids)) == 2_200
+    assert list(map(len, got.values())) == [64] * 70
+    assert len(await store.get_images(generation, ids)) == 1_100
     await store.delete_images(generation, ids[1:])
     assert await store.count(generation) == (1, 64)
 

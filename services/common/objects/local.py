@@ -56,10 +56,14 @@ class LocalObjects:
     async def get(self, key: str) -> bytes:
         """See ObjectStore."""
         path = self._path(key)
-        try:
-            return await self._run(path.read_bytes)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
-            raise ObjectMissing(f"there is no object {key!r}") from exc
+
+        def read() -> bytes:
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as exc:
+                raise ObjectMissing(f"there is no object {key!r}") from exc
+
+        return await self._run(read)
 
     async def exists(self, key: str) -> bool:
         """See ObjectStore."""
@@ -138,14 +142,12 @@ class LocalObjects:
     async def _run(self, call: Callable[[], _T]) -> _T:
         try:
             return await self._workers.run(lambda _left_s: call())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise
         except OSError as exc:
             raise _wrapped(exc, self._root) from exc
 
 
 def _wrapped(exc: OSError, root: Path) -> SaccadeError:
-    if exc.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+    if exc.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
         return FailedPrecondition(f"the object folder {root} may not be used: {exc}", reason="OBJECTS_REFUSED")
     if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         return Unavailable(f"the disk of the object folder {root} is full: {exc}", reason="OBJECTS_FULL")
@@ -154,12 +156,12 @@ def _wrapped(exc: OSError, root: Path) -> SaccadeError:
 
 def _write(root: Path, path: Path, data: bytes) -> None:
     for _ in range(MAX_RACES):
-        made = _make_folders(root, path.parent)
         draft = path.parent / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
         try:
+            made = _make_folders(root, path.parent)
             _write_durably(draft, path, data)
         except FileNotFoundError:
-            # A delete took the folder away between the two steps, since it was empty for a moment.
+            # A delete took a folder away between two steps, since it was empty for a moment.
             continue
         for folder in made:
             _sync(folder.parent)

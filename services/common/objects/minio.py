@@ -15,7 +15,7 @@ from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from services.common.errors import DeadlineExceeded, FailedPrecondition, Internal, SaccadeError, Unavailable
@@ -39,6 +39,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 ATTEMPTS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 CHUNK_BYTES: Final = 1 << 20
+# S3's least part of an upload.
+MIN_PART_BYTES: Final = 5 << 20
 
 _MISSING: Final = frozenset({"NoSuchKey", "NoSuchObject", "ResourceNotFound"})
 _REFUSED: Final = frozenset(
@@ -81,8 +83,12 @@ class S3Objects:
     async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
         """See ObjectStore."""
         name = self._name(key)
+        # One part, so one request: the client would send several from threads of its own, which know no deadline.
+        part_size = max(MIN_PART_BYTES, len(data))
         await self._run(
-            lambda: self._client.put_object(self._bucket, name, io.BytesIO(data), len(data), content_type=content_type)
+            lambda: self._client.put_object(
+                self._bucket, name, io.BytesIO(data), len(data), content_type=content_type, part_size=part_size
+            )
         )
 
     async def get(self, key: str) -> bytes:
@@ -130,11 +136,12 @@ class S3Objects:
         check_limit(limit)
         # "0" follows "/", so this is behind every key in the folder, and before every folder that comes after it.
         after = f"{start}{start_after}0" if start_after else None
+        behind = f"{start_after}/" if start_after else ""
 
         def names() -> Iterator[str]:
             for item in self._client.list_objects(self._bucket, start, recursive=False, start_after=after):
                 name = (item.object_name or "")[len(start) :]
-                if item.is_dir and name > f"{start_after}/":
+                if item.is_dir and name > behind:
                     yield name.rstrip("/")
 
         return await self._run(lambda: list(islice(names(), limit)))
@@ -226,7 +233,8 @@ class S3Objects:
 
     def _wrapped(self, exc: Exception) -> SaccadeError:
         where = f"the object store at {self._endpoint}"
-        if isinstance(exc, HTTPTimeoutError):
+        # urllib3 counts a refused connection among the timeouts.
+        if isinstance(exc, HTTPTimeoutError) and not isinstance(exc, NewConnectionError):
             return DeadlineExceeded(f"{where} did not answer in time: {exc}")
         if isinstance(exc, S3Error):
             return self._wrapped_s3(exc, where)

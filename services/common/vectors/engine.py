@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from pymilvus import MilvusClient
-from pymilvus.exceptions import MilvusException, ParamError
+from pymilvus.exceptions import ConnectionConfigException, MilvusException, ParamError
 
 from services.common.deadline import time_left_s
 from services.common.errors import (
@@ -87,7 +87,7 @@ class Engine:
         try:
             return await self._workers.run(attempt)
         except (MilvusException, grpc.RpcError) as exc:
-            error = self._wrapped(exc)
+            error = self.wrapped(exc)
             if isinstance(error, Unavailable):
                 self._forget(client)
             raise error from exc
@@ -120,6 +120,11 @@ class Engine:
             self._client = task.result()
 
     async def _connect(self) -> MilvusClient:
+        if not self._settings.milvus_uri.startswith(("http://", "https://", "tcp://", "unix:")):
+            # The client would take it for the name of a file, and open a database of its own there.
+            raise FailedPrecondition(
+                f"milvus_uri must be http(s)://host:port, not {self._settings.milvus_uri!r}", reason="MILVUS_URI"
+            )
         token = self._settings.milvus_token.get_secret_value()
         limit_s = min(CONNECT_TIMEOUT_S, self._settings.milvus_timeout_s)
 
@@ -130,12 +135,12 @@ class Engine:
             return await asyncio.wait_for(asyncio.to_thread(connect), limit_s * 2)
         except TimeoutError as exc:
             raise self._unavailable("no answer") from exc
-        except ParamError as exc:
+        except (ConnectionConfigException, ParamError) as exc:
             raise FailedPrecondition(
                 f"milvus_uri {self._settings.milvus_uri!r} is no address: {exc.message}", reason="MILVUS_URI"
             ) from exc
         except (MilvusException, grpc.RpcError) as exc:
-            error = self._wrapped(exc)
+            error = self.wrapped(exc)
             raise error from exc
 
     def _forget(self, client: MilvusClient) -> None:
@@ -149,7 +154,8 @@ class Engine:
             retry_after_s=1.0,
         )
 
-    def _wrapped(self, exc: Exception) -> SaccadeError:
+    def wrapped(self, exc: Exception) -> SaccadeError:
+        """What an exception of the client is in our own tree."""
         code: Any = exc.code() if isinstance(exc, grpc.RpcError) else getattr(exc, "code", None)
         text = (exc.details() if isinstance(exc, grpc.RpcError) else getattr(exc, "message", "")) or str(exc)
         if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} or code in _PASSING:

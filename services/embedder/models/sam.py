@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention as ImageAttention
+from segment_anything.modeling.image_encoder import get_rel_pos
+from segment_anything.modeling.transformer import Attention as PromptAttention
 from torch.nn import functional
 
 from services.common.domain import Box, Point
@@ -30,9 +32,11 @@ __all__ = ["SamSegmenter", "load_sam", "load_sam_file"]
 
 STABILITY_OFFSET: Final = 1.0
 """Logits above and below the threshold between which a stable mask does not change; SAM's own."""
-# Measured on processors: 4 points at a time take half the time of 64, whose activations leave the caches.
-_CPU_POINTS: Final = 4
-_CUDA_POINTS: Final = 64
+# On processors few points at a time are fastest, as long as their activations stay in the caches: 4 for the published
+# models with their 64 x 64 image tokens, more for smaller ones.
+_CPU_TOKENS: Final = 16_384
+_MIN_POINTS: Final = 4
+_MAX_POINTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,10 +59,13 @@ class SamSegmenter:
         self._min_iou = settings.min_predicted_iou
         self._min_stability = settings.min_stability
         self._points_per_side = settings.points_per_side
-        self._points_at_once = _CUDA_POINTS if self._placement.on_cuda else _CPU_POINTS
+        height, width = sam.prompt_encoder.image_embedding_size
+        few = min(max(_CPU_TOKENS // (height * width), _MIN_POINTS), _MAX_POINTS)
+        self._points_at_once = _MAX_POINTS if self._placement.on_cuda else few
         self._sam = sam.eval().requires_grad_(False).to(self._placement.device)
-        for block in self._sam.image_encoder.blocks:
-            block.attn.__class__ = _FusedAttention
+        for module in self._sam.modules():
+            if type(module) in _FUSED:
+                module.__class__ = _FUSED[type(module)]
         self._sam.image_encoder.to(self._placement.dtype)
         self._positions = self._sam.prompt_encoder.get_dense_pe()
 
@@ -194,8 +201,8 @@ class SamSegmenter:
         ]
 
 
-class _FusedAttention(Attention):  # type: ignore[misc]
-    """segment_anything's attention by torch's fused kernel: the same numbers up to rounding, in half the time."""
+class _FusedImageAttention(ImageAttention):  # type: ignore[misc]
+    """The image encoder's attention by torch's fused kernel: the same numbers up to rounding, in half the time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the base class: shape [b, h, w, c] to the same."""
@@ -211,6 +218,24 @@ class _FusedAttention(Attention):  # type: ignore[misc]
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
         projected: torch.Tensor = self.proj(out.transpose(1, 2).reshape(b, h, w, -1))
         return projected
+
+
+class _FusedPromptAttention(PromptAttention):  # type: ignore[misc]
+    """The mask decoder's attention likewise."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """As the base class: shapes [b, n, c], [b, m, c] and [b, m, c] to [b, n, c]."""
+        q = self._separate_heads(self.q_proj(q), self.num_heads)
+        k = self._separate_heads(self.k_proj(k), self.num_heads)
+        v = self._separate_heads(self.v_proj(v), self.num_heads)
+        out: torch.Tensor = self.out_proj(self._recombine_heads(functional.scaled_dot_product_attention(q, k, v)))
+        return out
+
+
+_FUSED: Final[dict[type[Any], type[Any]]] = {
+    ImageAttention: _FusedImageAttention,
+    PromptAttention: _FusedPromptAttention,
+}
 
 
 def load_sam(settings: EmbedderSettings) -> SamSegmenter:

@@ -6,6 +6,8 @@ import { UNITS, boxPath, outline, segmentPath, svg, veil } from "./shapes.js";
 
 const DRAG_PIXELS = 5;
 const SMALLEST_BOX = 0.01;
+const KEY_STEP = 0.02;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** Shows a picture and tells `onRegion` which region of it a person means: null for the whole. */
 export class QueryPicture {
@@ -21,9 +23,9 @@ export class QueryPicture {
     this.overlay.addEventListener("pointermove", (event) => this.#move(event));
     this.overlay.addEventListener("pointerup", (event) => this.#release(event));
     this.overlay.addEventListener("pointercancel", () => this.#forgetDrag());
+    this.overlay.addEventListener("keydown", (event) => this.#key(event));
     this.overlay.addEventListener("pointerleave", () => !this.drag && this.#suggest(null));
     this.image.addEventListener("load", () => $("stage").style.setProperty("--shape", String(this.image.naturalWidth / this.image.naturalHeight)));
-    this.image.addEventListener("error", () => this.#hint("The browser can not show this picture; the service may still read it."));
     $("whole").addEventListener("click", () => this.#choose(null));
     $("remove").addEventListener("click", onRemove);
   }
@@ -55,12 +57,11 @@ export class QueryPicture {
       this.#prepare(collection, picture, this.loading.signal);
     } else {
       $("stage-address").textContent = picture.address;
-      this.#hint("The service fetches this picture; this page never does.");
     }
   }
 
   async #prepare(collection, picture, signal) {
-    this.#hint("Looking for things to click on…");
+    this.looking = true;
     try {
       if (picture.kind === "file") {
         this.objectUrl = URL.createObjectURL(picture.file);
@@ -78,17 +79,22 @@ export class QueryPicture {
       this.segments = [];
     }
     if (signal.aborted) return;
+    this.looking = false;
     this.#draw();
   }
 
-  #hint(text) {
-    $("picture-hint").textContent = text;
+  #hint() {
+    if (this.picture.kind === "address") return "The service fetches this picture; this page never does.";
+    if (this.region) return "Searching with the marked part.";
+    if (this.looking) return "Looking for things to click on…";
+    return "Drag a box, or click on a thing, to search with that part.";
   }
 
   #draw() {
     if (!this.picture) return;
     const { region } = this;
     $("whole").hidden = !region;
+    $("picture-hint").textContent = this.#hint();
     if (this.picture.kind === "address") {
       $("picture-regions").replaceChildren();
       this.overlay.replaceChildren();
@@ -105,11 +111,6 @@ export class QueryPicture {
     if (region?.point) marked.push(dot(region.point));
     this.overlay.replaceChildren(...marked, ...this.suggestions);
     if (!this.drag) this.#listRegions();
-    if (!this.loading.signal.aborted && this.segments.length + Boolean(region)) {
-      this.#hint(region ? "Searching with the marked part." : "Drag a box, or click on a thing, to search with that part.");
-    } else if (this.image.src) {
-      this.#hint("Drag a box, or click on a thing, to search with that part.");
-    }
   }
 
   #regionPath() {
@@ -155,8 +156,10 @@ export class QueryPicture {
 
   #place(event) {
     const frame = this.overlay.getBoundingClientRect();
-    const within = (value) => Math.min(1, Math.max(0, value));
-    return { x: within((event.clientX - frame.left) / frame.width), y: within((event.clientY - frame.top) / frame.height) };
+    return {
+      x: between((event.clientX - frame.left) / frame.width, 0, 1),
+      y: between((event.clientY - frame.top) / frame.height, 0, 1),
+    };
   }
 
   #press(event) {
@@ -198,6 +201,21 @@ export class QueryPicture {
     }
   }
 
+  /** Arrows move a box, with Shift its lower right corner; Enter searches with it, Escape with the whole picture. */
+  #key(event) {
+    if (event.key === "Escape" && this.region) this.#choose(null);
+    if (event.key === "Enter" && this.region?.box) this.#choose(this.region);
+    const [across, down] = (ARROWS[event.key] || [0, 0]).map((way) => way * KEY_STEP);
+    if (!across && !down) return;
+    event.preventDefault();
+    const { x0, y0, x1, y1 } = this.region?.box || { x0: 0.3, y0: 0.3, x1: 0.7, y1: 0.7 };
+    const box = event.shiftKey
+      ? { x0, y0, x1: between(x1 + across, x0 + KEY_STEP, 1), y1: between(y1 + down, y0 + KEY_STEP, 1) }
+      : moved({ x0, y0, x1, y1 }, between(across, -x0, 1 - x1), between(down, -y0, 1 - y1));
+    this.region = { box };
+    this.#draw();
+  }
+
   #forgetDrag() {
     if (this.drag) this.region = this.drag.before;
     this.drag = null;
@@ -214,6 +232,10 @@ export class QueryPicture {
     return best;
   }
 }
+
+const between = (value, low, high) => Math.min(high, Math.max(low, value));
+
+const moved = ({ x0, y0, x1, y1 }, across, down) => ({ x0: x0 + across, y0: y0 + down, x1: x1 + across, y1: y1 + down });
 
 function sameSource(one, other) {
   return one.kind === other.kind && one.id === other.id && one.file === other.file && one.address === other.address;

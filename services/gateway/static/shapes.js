@@ -4,6 +4,7 @@ export const UNITS = 1000;
 const SVG = "http://www.w3.org/2000/svg";
 // Outlines are for the eye: finer ones cost time and show nothing.
 const TRACE_SIDE = 256;
+const ROUNDING = 12;
 
 export function svg(name, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, name);
@@ -29,8 +30,15 @@ export function segmentPath(segment, how = "shape") {
   return (how === "shape" && segment.mask && maskPath(segment.mask)) || boxPath(segment.box);
 }
 
+const traced = new WeakMap();
+
 /** A run-length mask (down the columns, zeros first) as a path around it; empty if nothing is in it. */
 export function maskPath(mask) {
+  if (!traced.has(mask)) traced.set(mask, trace(mask));
+  return traced.get(mask);
+}
+
+function trace(mask) {
   const { grid, width, height } = sampled(mask);
   return loops(grid, width, height)
     .map((loop) => simplified(midpoints(loop), 0.6))
@@ -47,14 +55,20 @@ function midpoints(loop) {
   });
 }
 
-/** A closed curve that bends at the loop's points and passes through its edges' middles. */
+/** A closed line whose corners are rounded, none by more than a little: a picture's own corners stay. */
 function curve(loop) {
-  const [[startX, startY], ...middles] = midpoints([loop[loop.length - 1], ...loop]);
-  const bends = loop.map(([x, y], index) => {
-    const [endX, endY] = middles[index] && index < loop.length - 1 ? middles[index] : [startX, startY];
-    return `Q${x} ${y} ${endX} ${endY}`;
+  const steps = loop.map((corner, index) => {
+    const before = toward(corner, loop[(index + loop.length - 1) % loop.length]);
+    const after = toward(corner, loop[(index + 1) % loop.length]);
+    return `${before.join(" ")}Q${corner.join(" ")} ${after.join(" ")}`;
   });
-  return `M${startX} ${startY}${bends.join("")}Z`;
+  return `M${steps.join("L")}Z`;
+}
+
+/** From a corner half the way to its neighbour, at most `ROUNDING`. */
+function toward([x, y], [otherX, otherY]) {
+  const share = Math.min(0.5, ROUNDING / (Math.hypot(otherX - x, otherY - y) || 1));
+  return [Math.round((x + (otherX - x) * share) * 10) / 10, Math.round((y + (otherY - y) * share) * 10) / 10];
 }
 
 function sampled({ width, height, counts }) {

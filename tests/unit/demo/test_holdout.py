@@ -38,7 +38,7 @@ def test_training_never_draws_a_held_out_combination() -> None:
     out = held_out()
     rng = np.random.default_rng(1)
     colours = list(COLOURS)
-    for _ in range(10_000):
+    for _ in range(1_500):
         colour = colours[rng.integers(len(colours))]
         names = pick_names(rng, out, colour)
         assert len(set(names)) == len(names)
@@ -53,12 +53,12 @@ def test_training_never_says_what_a_gallery_caption_says() -> None:
     gallery = {label.caption for label in read_labels()}
     said = {background_caption(rng, colour).text for colour in COLOURS for _ in range(20)}
     said |= {object_caption(rng, name).text for name in glyph_names() for _ in range(20)}
-    for _ in range(300):
+    for _ in range(100):
         spec = training_spec(rng, out)
         said |= {training_caption(rng, spec.centres, spec.background.colour, out).text for _ in range(10)}
-    for _ in range(10_000):
+    for _ in range(1_500):
         colour = list(COLOURS)[rng.integers(len(COLOURS))]
         centres = dict.fromkeys(pick_names(rng, out, colour), (0.5, 0.5))
         said.add(training_caption(rng, centres, colour, out).text)
-    assert len(said) > 5_000
+    assert len(said) > 2_000
     assert not said & gallery

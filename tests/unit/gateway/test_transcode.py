@@ -19,7 +19,7 @@ from services.gateway.transcode import fill, parse_json, set_text, to_json
 @pytest.mark.parametrize(
     ("message", "value", "field", "says"),
     [
-        (query_pb.SearchRequest(), {"foo": 1}, "foo", "no such field"),
+        (query_pb.SearchRequest(), {"foo": 1}, "foo", "there is no field"),
         (query_pb.SearchRequest(), {"parts": [{"text": "a"}, {"bar": 1}]}, "parts[1].bar", "Part has text"),
         (query_pb.SearchRequest(), {"parts": {"text": "a"}}, "parts", "needs a list"),
         (query_pb.SearchRequest(), {"parts": [3]}, "parts[0]", "needs an object"),
@@ -154,7 +154,7 @@ def test_text_sets_a_field_by_its_path(path: str, value: str | bytes, expected: 
     [
         ("parts.1.text", "a", "is no index"),
         ("parts.x.text", "a", "is no index"),
-        ("nothing", "a", "no such field"),
+        ("nothing", "a", "there is no field"),
         ("parts.0.text.more", "a", "no fields of its own"),
         ("top_k", "many", "whole number"),
         ("exact", "maybe", "true or false"),

@@ -108,7 +108,7 @@ async def test_a_caller_who_goes_away_ends_everything() -> None:
     results = stream_images(asked(str(i) for i in range(100)), create, window=4)
     await anext(results)
     await until(lambda: started >= 4)
-    await results.aclose()  # type: ignore[attr-defined]
+    await results.aclose()
     assert cancelled == started - 1
     assert len(asyncio.all_tasks()) == 1
 

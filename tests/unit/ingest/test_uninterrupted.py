@@ -1,4 +1,5 @@
 import asyncio
+import gc
 
 import pytest
 from opentelemetry import trace
@@ -40,6 +41,27 @@ async def test_results_and_errors_come_through() -> None:
     with pytest.raises(NotFound):
         await steps.run(bad())
     await steps.close()
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_surprise(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = Uninterrupted()
+    go = asyncio.Event()
+
+    async def step() -> None:
+        await go.wait()
+        raise NotFound("gone meanwhile")
+
+    surprises: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
+    waiter = asyncio.create_task(steps.run(step()))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    go.set()
+    await steps.close()
+    gc.collect()
+    assert surprises == []
+    assert "gone meanwhile" in capsys.readouterr().out
 
 
 async def test_the_calls_deadline_stays_outside() -> None:

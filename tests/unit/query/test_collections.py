@@ -34,6 +34,16 @@ async def test_a_collection_is_read_once_within_its_time(objects: LocalObjects) 
     assert (await collections.get("owls")).generation == 1
 
 
+async def test_what_is_forgotten_is_read_anew(objects: LocalObjects) -> None:
+    collections = Collections(objects, ttl_s=ROOMY_S)
+    await objects.put(collection_key("owls"), record().to_bytes())
+    await collections.get("owls")
+    await objects.put(collection_key("owls"), record(generation=2).to_bytes())
+    collections.forget("owls")
+    collections.forget("nobody")
+    assert (await collections.get("owls")).generation == 2
+
+
 async def test_an_old_reading_is_not_used(objects: LocalObjects) -> None:
     collections = Collections(objects, ttl_s=0)
     await objects.put(collection_key("owls"), record().to_bytes())

@@ -213,6 +213,10 @@ times = st.sampled_from([ms / 1000 for ms in TIMES_MS] + [0.0005, 1.0005, -5.0, 
 sizes = st.sampled_from([100.0, 100.5, 101.0, 639.9, 640.0, 1e30, -1e30])
 
 
+def _tags(names: list[str], every: bool) -> types_pb2.Filter:
+    return types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names, all=every))
+
+
 def _leaves(target: FilterTarget) -> st.SearchStrategy[types_pb2.Filter]:
     names = st.lists(st.sampled_from(TAGS), min_size=1, max_size=3)
     kinds = [
