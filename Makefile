@@ -62,7 +62,7 @@ test-e2e: $(INSTALLED) tools ## The whole stack: smoke, kill and restart, the pa
 
 .PHONY: test-gpu
 test-gpu: $(INSTALLED) ## Tests that need a CUDA device
-	$(PYTEST) tests -m gpu
+	$(PYTEST) tests/gpu
 
 .PHONY: lint
 lint: $(INSTALLED) tools ## Formatting, style, types, dependencies between packages, contracts, generated code
@@ -87,10 +87,6 @@ proto: $(INSTALLED) ## Generate the Python code of the contracts
 .PHONY: constraints
 constraints: $(INSTALLED) ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' > constraints.txt
-
-.PHONY: bench
-bench: $(INSTALLED) ## Measure the embedder's throughput and latency
-	$(BIN)/python -m benchmarks.embedder
 
 .PHONY: clean
 clean: ## Remove what builds and tests left; data and tools stay
