@@ -163,4 +163,8 @@ def draw_sam_pool(seed: int, scenes: int, side: int, processes: int = 2) -> SamP
     jobs = [(seed + i, side) for i in range(max(1, scenes // CHUNK))]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         chunks = pool.map(_draw_chunk, jobs, chunksize=1)
-    return SamPool(np.concatenate([images for images, _ in chunks]), np.concatenate([labels for _, labels in chunks]))
+    return SamPool(
+        np.concatenate([chunk.images for chunk in chunks]),
+        np.concatenate([chunk.labels for chunk in chunks]),
+        np.concatenate([chunk.names for chunk in chunks]),
+    )

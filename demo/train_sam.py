@@ -29,9 +29,9 @@ CONFIG: Final = SamConfig(
     encoder_depth=6,
     encoder_heads=4,
     global_attention_indexes=(1, 3, 5),
-    image_size=144,
+    image_size=128,
     patch_size=8,
-    window_size=9,
+    window_size=8,
     prompt_embed_dim=96,
     decoder_heads=4,
     decoder_mlp_dim=256,
@@ -238,7 +238,10 @@ def train(
     while progress < 1:
         for group in stepper.param_groups:
             group["lr"] = learning_rate * rate(progress)
-        loss = (hint_loss if progress < ENCODER_ALONE else batch_loss)(sam, hints, next(batches))
+        if progress < ENCODER_ALONE:
+            loss = hint_loss(sam, hints, next(batches) + next(batches))
+        else:
+            loss = batch_loss(sam, hints, next(batches))
         stepper.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)

@@ -10,7 +10,16 @@ from saccade.common.v1 import types_pb2
 from saccade.filters import all_of, tags
 from saccade.requests import make_filter
 
-__all__ = ["CollectionOption", "FilterOption", "JsonOption", "TagOption", "app", "client_of", "combined_filter"]
+__all__ = [
+    "DEFAULT_COLLECTION",
+    "CollectionOption",
+    "FilterOption",
+    "JsonOption",
+    "TagOption",
+    "app",
+    "client_of",
+    "combined_filter",
+]
 
 app = typer.Typer(
     name="saccade",
@@ -27,6 +36,9 @@ app = typer.Typer(
 CollectionOption = Annotated[
     str, typer.Option("--collection", "-c", envvar="SACCADE_COLLECTION", help="The collection's name.")
 ]
+DEFAULT_COLLECTION = "demo"
+"""Where commands that change nothing, or one image, look when no collection is named: what `make demo` fills."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output instead of a table.")]
 FilterOption = Annotated[
     str,

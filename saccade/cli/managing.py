@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from saccade.cli.app import CollectionOption, FilterOption, JsonOption, TagOption, app, client_of, combined_filter
+from saccade.cli.app import (
+    DEFAULT_COLLECTION,
+    CollectionOption,
+    FilterOption,
+    JsonOption,
+    TagOption,
+    app,
+    client_of,
+    combined_filter,
+)
 from saccade.cli.output import note, parse_json, show_table, state_of, time_of, to_dict, write_json
 from saccade.client import SERVICES
 from saccade.common.v1 import types_pb2
@@ -67,7 +76,7 @@ def create(
 def get(
     context: typer.Context,
     *,
-    collection: CollectionOption,
+    collection: CollectionOption = DEFAULT_COLLECTION,
     image_id: Annotated[str, typer.Argument(metavar="[ID]", help="An image; without it: the collection.")] = "",
     masks: Annotated[bool, typer.Option("--masks", help="With the segments' masks; only in JSON.")] = False,
     as_json: JsonOption = False,
@@ -92,7 +101,7 @@ def get(
 def list_(
     context: typer.Context,
     *,
-    collection: CollectionOption,
+    collection: CollectionOption = DEFAULT_COLLECTION,
     filter_json: FilterOption = "",
     tag: TagOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Most images.")] = 100,
@@ -129,7 +138,7 @@ def list_(
 def update(
     context: typer.Context,
     *,
-    collection: CollectionOption,
+    collection: CollectionOption = DEFAULT_COLLECTION,
     image_id: Annotated[str, typer.Argument(metavar="ID")],
     title: Annotated[str | None, typer.Option(help="New title.")] = None,
     metadata: Annotated[str | None, typer.Option(help="New metadata, a JSON object.")] = None,

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from saccade.cli.app import CollectionOption, FilterOption, JsonOption, TagOption, app, client_of, combined_filter
+from saccade.cli.app import (
+    DEFAULT_COLLECTION,
+    CollectionOption,
+    FilterOption,
+    JsonOption,
+    TagOption,
+    app,
+    client_of,
+    combined_filter,
+)
 from saccade.cli.output import note, show_table, to_dict, write_json
 from saccade.query.v1 import query_service_pb2 as query
 from saccade.requests import Box, Mode, Point, make_part, make_region
@@ -19,7 +28,7 @@ _NEGATIVE_WEIGHT = -0.5
 def search(
     context: typer.Context,
     *,
-    collection: CollectionOption,
+    collection: CollectionOption = DEFAULT_COLLECTION,
     text: Annotated[list[str] | None, typer.Option(help="Words to look for.")] = None,
     without: Annotated[list[str] | None, typer.Option("--not", help="Words to move away from (weight -0.5).")] = None,
     image: Annotated[list[str] | None, typer.Option(help="A picture to look for: a file or an address.")] = None,

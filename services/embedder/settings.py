@@ -61,8 +61,12 @@ class EmbedderSettings(GrpcSettings):
         0.01, gt=0, lt=1, description="Smallest segment, as a share of the image, where the call names none"
     )
     points_per_side: int = Field(12, ge=1, le=64, description="Prompt points along each side of the image")
-    min_predicted_iou: float = Field(0.75, ge=0, le=1, description="Least predicted IoU of a segment")
-    min_stability: float = Field(0.8, ge=0, le=1, description="Least stability of a segment")
+    min_predicted_iou: float | None = Field(
+        None, ge=0, le=1, description="Least predicted IoU of a segment; none: what suits the segmenter"
+    )
+    min_stability: float | None = Field(
+        None, ge=0, le=1, description="Least stability of a segment; none: what suits the segmenter"
+    )
     tag_min_confidence: float = Field(0.2, ge=0, le=1, description="Least probability of a tag")
     max_vocabularies: int = Field(16, ge=1, description="Vocabularies whose vectors are kept")
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,7 +68,8 @@ class TagChooser:
         key = (tuple(entries.values()), tuple(templates) or DEFAULT_TEMPLATES)
         task = self._spaces.get(key)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = asyncio.ensure_future(self._make(*key))
+            # In a context of its own: the deadline of the caller who came first must not end the others' work.
+            task = asyncio.get_running_loop().create_task(self._make(*key), context=Context())
             # If all who wait give up, nobody else takes note of a failure.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._spaces[key] = task

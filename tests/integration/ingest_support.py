@@ -1,10 +1,11 @@
 """Processes and pictures for tests of ingest: an embedder with the toy models, and the service itself."""
 
+import asyncio
 import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError, api_error
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from services.common.objects import ObjectStore, open_object_store
+from services.common.records import ImageRecord, ImageState
+from services.common.settings import ObjectSettings
+from services.ingest.files import content_hash
+from services.ingest.markers import now_ms
 from tests.engines import MilvusServer, Process, free_port
 
 __all__ = [
@@ -41,9 +47,13 @@ __all__ = [
     "listed",
     "make_collection",
     "picture",
+    "put",
+    "read",
+    "record_of",
     "refused",
     "serving",
     "tagged",
+    "touch",
 ]
 
 # Colours that the toy models tell apart.
@@ -243,3 +253,45 @@ def counts(ingest: IngestServiceStub, collection: str) -> tuple[int, int, int]:
     """Images and segments that searches see, and images not finished."""
     found = ingest.GetCollection(pb.GetCollectionRequest(name=collection), timeout=T, wait_for_ready=True).collection
     return found.image_count, found.segment_count, found.pending_count
+
+
+def touch(stack: Stack, what: Callable[[ObjectStore], Awaitable[Any]]) -> Any:
+    """Do something to the stored objects behind the service's back."""
+
+    async def run() -> Any:
+        objects = open_object_store(ObjectSettings(objects_url=f"file://{stack.objects}"))
+        try:
+            return await what(objects)
+        finally:
+            await objects.close()
+
+    return asyncio.run(run())
+
+
+def put(stack: Stack, key: str, data: bytes) -> None:
+    """Write an object behind the service's back."""
+    touch(stack, lambda objects: objects.put(key, data))
+
+
+def read(stack: Stack, key: str) -> bytes:
+    """Read an object behind the service's back."""
+    data = touch(stack, lambda objects: objects.get(key))
+    assert isinstance(data, bytes)
+    return data
+
+
+def record_of(data: bytes, **fields: Any) -> ImageRecord:
+    """The record of a picture that was stored and not looked at again."""
+    given: dict[str, Any] = {
+        "id": "a",
+        "state": ImageState.DURABLE,
+        "content_type": "image/png",
+        "size_bytes": len(data),
+        "width": 64,
+        "height": 64,
+        "sha256": content_hash(data),
+        "created_at_ms": now_ms(),
+        "updated_at_ms": now_ms(),
+        "etag": "made-up",
+    }
+    return ImageRecord(**(given | fields))

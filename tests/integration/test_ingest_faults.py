@@ -1,13 +1,11 @@
 """What ingest has acknowledged survives whatever dies: real processes, killed and started again."""
 
-import asyncio
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
 import pytest
@@ -16,10 +14,8 @@ from saccade.common.v1 import types_pb2
 from saccade.errors import api_error
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
-from services.common.objects import ObjectStore, open_object_store
 from services.common.records import (
     CollectionRecord,
-    ImageRecord,
     ImageState,
     collection_key,
     image_key,
@@ -28,8 +24,6 @@ from services.common.records import (
     record_key,
     thumbnail_key,
 )
-from services.common.settings import ObjectSettings
-from services.ingest.files import content_hash
 from services.ingest.markers import Marker, Op, now_ms
 from tests.engines import Process, free_port, milvus_lite, wait_until
 from tests.integration.ingest_support import (
@@ -48,8 +42,12 @@ from tests.integration.ingest_support import (
     listed,
     make_collection,
     picture,
+    put,
+    read,
+    record_of,
     refused,
     tagged,
+    touch,
 )
 
 RECOVERY_S = 60
@@ -90,29 +88,6 @@ def collection(ingest: IngestServiceStub) -> str:
     return make_collection(ingest, name=f"f{next(_collections)}")
 
 
-def touch(stack: Stack, what: Callable[[ObjectStore], Awaitable[Any]]) -> Any:
-    """Do something to the stored objects behind the service's back."""
-
-    async def run() -> Any:
-        objects = open_object_store(ObjectSettings(objects_url=f"file://{stack.objects}"))
-        try:
-            return await what(objects)
-        finally:
-            await objects.close()
-
-    return asyncio.run(run())
-
-
-def put(stack: Stack, key: str, data: bytes) -> None:
-    touch(stack, lambda objects: objects.put(key, data))
-
-
-def read(stack: Stack, key: str) -> bytes:
-    data = touch(stack, lambda objects: objects.get(key))
-    assert isinstance(data, bytes)
-    return data
-
-
 @contextmanager
 def stopped(process: Process) -> Iterator[None]:
     """While it is dead."""
@@ -138,22 +113,6 @@ def become(ingest: IngestServiceStub, collection: str, wanted: tuple[int, int, i
 
 def is_done(ingest: IngestServiceStub, collection: str, image_id: str) -> bool:
     return get(ingest, collection, image_id).state == SEGMENTED
-
-
-def record_of(data: bytes, **fields: Any) -> ImageRecord:
-    given: dict[str, Any] = {
-        "id": "a",
-        "state": ImageState.DURABLE,
-        "content_type": "image/png",
-        "size_bytes": len(data),
-        "width": 64,
-        "height": 64,
-        "sha256": content_hash(data),
-        "created_at_ms": now_ms(),
-        "updated_at_ms": now_ms(),
-        "etag": "made-up",
-    }
-    return ImageRecord(**(given | fields))
 
 
 def test_killed_during_a_load(service: Ingest, collection: str) -> None:

@@ -14,13 +14,17 @@ from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
 from tests.engines import EngineError, free_port, milvus_lite, wait_until
 from tests.integration.query_gallery import (
+    LEFT,
     MIDDLE,
     TIMEOUT_S,
     TOY,
     Stack,
+    box,
     connected,
+    ids,
     load_gallery,
     picture,
+    search,
     start_process,
 )
 
@@ -180,6 +184,5 @@ def web() -> Iterator[str]:
 def test_a_picture_from_an_address(query: QueryServiceStub, web: str) -> None:
     assert ids(search(query, pb.Part(image_url=web)))[0] == "blue"
     region = pb.Region(image_url=web, box=box(*LEFT))
-    assert ids(search(query, pb.Part(region=region), mode=pb.SEARCH_MODE_SEGMENT, top_k=1))[0].endswith(
-        ("blue", "blue-middle")
-    )
+    (found,) = ids(search(query, pb.Part(region=region), mode=pb.SEARCH_MODE_SEGMENT, top_k=1))
+    assert "blue" in found

@@ -16,8 +16,16 @@ from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
 from saccade.common.v1 import types_pb2
+from services.common.deadline import call_deadline
 from services.common.domain import Box, Vector
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from services.common.settings import VectorSettings
 from services.common.vectors import (
     Consistency,
@@ -207,6 +215,39 @@ async def test_an_empty_generation_finds_nothing(store: VectorStore, generation:
     await store.delete_images(generation, [])
 
 
+def comparison(value: float) -> types_pb2.Filter:
+    message = types_pb2.Filter()
+    message.metadata.path.append("a")
+    message.metadata.equals.number_value = value
+    return message
+
+
+def large_filters() -> Iterator[types_pb2.Filter]:
+    """Filters at each limit: wide, deep, wide and deep, long."""
+    yield types_pb2.Filter(any=types_pb2.Filter.Any(filters=[comparison(number) for number in range(256)]))
+    deep = comparison(1)
+    for level in range(14):
+        parts = [deep, *[comparison(number) for number in range(16)]]
+        if level % 2:
+            deep = types_pb2.Filter(all=types_pb2.Filter.All(filters=parts))
+        else:
+            deep = types_pb2.Filter(any=types_pb2.Filter.Any(filters=parts))
+    yield deep
+    yield types_pb2.Filter(ids=types_pb2.Filter.Ids(ids=[f"{number:064d}" for number in range(1000)]))
+    names = [f"{number:03d}" + "x" * 250 for number in range(64)]
+    yield types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names))
+
+
+async def test_the_largest_filters_are_understood(store: VectorStore, filtered: Generation) -> None:
+    rows, target, probe = image_rows(), FilterTarget.IMAGES, vectors_of(1)
+    for message in large_filters():
+        for wanted in (message, types_pb2.Filter(negated=message)):
+            hits = await store.search_images(
+                filtered, probe, limit=1000, where=compile_filter(wanted, target), params=SearchParams(exact=True)
+            )
+            assert {hit.id for hit in hits[0]} == {row.id for row in rows if passes(wanted, row, target)}
+
+
 async def test_lists_are_sorted_and_go_on_where_they_stopped(store: VectorStore, filtered: Generation) -> None:
     where = compile_filter(types_pb2.Filter(width=types_pb2.Filter.Range(min=101)), FilterTarget.IMAGES)
     wanted = sorted(row.id for row in image_rows() if row.width >= 101)
@@ -365,7 +406,7 @@ async def test_a_generation_that_is_not_there_is_named(store: VectorStore) -> No
 
 
 @settings(
-    max_examples=250,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
@@ -386,3 +427,35 @@ async def test_a_filter_passes_what_it_says(store: VectorStore, filtered: Genera
         segments = [(row.image_id, row.index) for row in segment_rows() if passes(wanted, row, target)]
         found = (await store.search_segments(filtered, probe, limit=1000, where=where, params=exact))[0]
         assert sorted((hit.image_id, hit.index) for hit in found) == sorted(segments), where
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("start", [milvus_lite, milvus_real], ids=["lite", "real"])
+async def test_an_engine_that_comes_back_is_used_again(start: StartMilvus, tmp_path: Path) -> None:
+    with start(tmp_path) as server:
+        store = VectorStore(settings_for(server))
+        generation = Generation("a", 1, DIMENSION, "model-a")
+        vectors = vectors_of(1)
+        await store.create_generation(generation)
+        await store.upsert_images(generation, [image("a", vectors[0])])
+
+        server.kill()
+        for _ in range(3):
+            with pytest.raises((Unavailable, DeadlineExceeded)), call_deadline(5):
+                await store.search_images(generation, vectors, limit=1)
+
+        server.restart()
+        # Milvus first has to see that its predecessor is gone.
+        with call_deadline(120):
+            while True:
+                try:
+                    found = await store.search_images(generation, vectors, limit=1, params=STRONG)
+                except (Unavailable, Overloaded):
+                    await asyncio.sleep(0.2)
+                    continue
+                if found != [[]]:
+                    break
+        assert [hit.id for hit in found[0]] == ["a"]
+        await store.upsert_images(generation, [image("b", vectors[0])])
+        assert await store.count(generation) == (2, 0)
+        await store.close()

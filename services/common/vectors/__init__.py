@@ -1,6 +1,7 @@
 """The vector index: the only code that knows Milvus."""
 
 from services.common.vectors.filters import FilterTarget, compile_filter
+from services.common.vectors.metadata import MAX_METADATA_BYTES, indexed_size_bytes
 from services.common.vectors.rows import (
     Consistency,
     Generation,
@@ -13,6 +14,7 @@ from services.common.vectors.rows import (
 from services.common.vectors.store import VectorStore
 
 __all__ = [
+    "MAX_METADATA_BYTES",
     "Consistency",
     "FilterTarget",
     "Generation",
@@ -23,4 +25,5 @@ __all__ = [
     "SegmentRow",
     "VectorStore",
     "compile_filter",
+    "indexed_size_bytes",
 ]

@@ -1,6 +1,5 @@
 """Rows <-> what the Milvus client takes and gives."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -9,9 +8,9 @@ from numpy.typing import NDArray
 
 from services.common.domain import Box, Vector
 from services.common.errors import InvalidArgument
-from services.common.vectors.metadata import decode, encode
+from services.common.vectors.metadata import MAX_METADATA_BYTES, decode, encode, indexed_size_bytes
 from services.common.vectors.rows import Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
-from services.common.vectors.schema import MAX_METADATA_BYTES, MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS
+from services.common.vectors.schema import MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS
 
 __all__ = [
     "check_vectors",
@@ -96,13 +95,10 @@ def _tags(tags: Sequence[str], field: str) -> list[str]:
 
 
 def _metadata(metadata: dict[str, Any], field: str) -> dict[str, Any]:
-    indexed = encode(metadata)
-    size = len(json.dumps(indexed, ensure_ascii=False, separators=(",", ":")).encode())
+    size = indexed_size_bytes(metadata)
     if size > MAX_METADATA_BYTES:
-        raise InvalidArgument(
-            f"metadata has {size} bytes as it is indexed; at most {MAX_METADATA_BYTES} fit", field=field
-        )
-    return indexed
+        raise InvalidArgument(f"has {size} bytes as it is indexed; at most {MAX_METADATA_BYTES} fit", field=field)
+    return encode(metadata)
 
 
 def image_row(entity: Entity) -> ImageRow:

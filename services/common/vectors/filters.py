@@ -7,11 +7,12 @@ Negations are carried down to the comparisons, where they are written out: engin
 with something missing or of another type. See `metadata` for what the index holds.
 """
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from google.protobuf import struct_pb2
@@ -58,7 +59,12 @@ def compile_filter(message: types_pb2.Filter, target: FilterTarget, field: str =
     """
     if message.WhichOneof("kind") is None:
         return ""
-    return _Compiler(target).compile(message, field, depth=1, negated=False)
+    return _Compiler(target).compile(message, field, depth=1, negated=False).text
+
+
+class _Expression(NamedTuple):
+    text: str
+    depth: int = 1
 
 
 @dataclass
@@ -66,7 +72,7 @@ class _Compiler:
     target: FilterTarget
     terms: int = 0
 
-    def compile(self, message: types_pb2.Filter, field: str, *, depth: int, negated: bool) -> str:
+    def compile(self, message: types_pb2.Filter, field: str, *, depth: int, negated: bool) -> _Expression:
         if depth > MAX_DEPTH:
             raise InvalidArgument(f"filters nest at most {MAX_DEPTH} deep", field=field, reason="FILTER_TOO_DEEP")
         kind = message.WhichOneof("kind")
@@ -82,7 +88,7 @@ class _Compiler:
             case _:
                 return self._compile_leaf(message, f"{field}.{kind}", negated)
 
-    def _compile_leaf(self, message: types_pb2.Filter, field: str, negated: bool) -> str:
+    def _compile_leaf(self, message: types_pb2.Filter, field: str, negated: bool) -> _Expression:
         match message.WhichOneof("kind"):
             case "tags":
                 return self._tags(message.tags, field, negated)
@@ -95,7 +101,9 @@ class _Compiler:
             case _:
                 return self._column(message, field, negated)
 
-    def _join(self, filters: Sequence[types_pb2.Filter], field: str, depth: int, negated: bool, operator: str) -> str:
+    def _join(
+        self, filters: Sequence[types_pb2.Filter], field: str, depth: int, negated: bool, operator: str
+    ) -> _Expression:
         if not filters:
             raise InvalidArgument("needs at least one filter", field=f"{field}.filters")
         parts = [
@@ -104,7 +112,7 @@ class _Compiler:
         ]
         return _group(parts, operator)
 
-    def _tags(self, tags: types_pb2.Filter.Tags, field: str, negated: bool) -> str:
+    def _tags(self, tags: types_pb2.Filter.Tags, field: str, negated: bool) -> _Expression:
         if math.isnan(tags.min_confidence) or not 0 <= tags.min_confidence <= 1:
             raise InvalidArgument("must be in [0, 1]", field=f"{field}.min_confidence")
         if tags.min_confidence > 0:
@@ -120,9 +128,10 @@ class _Compiler:
         self._count(len(tags.names), f"{field}.names")
         column = "image_tags" if self.target is FilterTarget.IMAGES_OF_SEGMENTS else "tags"
         function = "array_contains_all" if tags.all else "array_contains_any"
-        return _maybe_not(f"{function}({column}, [{', '.join(quote(name) for name in tags.names)}])", negated)
+        names = ", ".join(quote(name) for name in tags.names)
+        return _maybe_not(_Expression(f"{function}({column}, [{names}])"), negated)
 
-    def _metadata(self, metadata: types_pb2.Filter.Metadata, field: str, negated: bool) -> str:
+    def _metadata(self, metadata: types_pb2.Filter.Metadata, field: str, negated: bool) -> _Expression:
         if not 1 <= len(metadata.path) <= MAX_PATH_KEYS:
             raise InvalidArgument(f"needs 1 to {MAX_PATH_KEYS} keys, not {len(metadata.path)}", field=f"{field}.path")
         for i, key in enumerate(metadata.path):
@@ -145,11 +154,11 @@ class _Compiler:
                 return _metadata_range(place, metadata.range, f"{field}.range", negated)
             case "exists":
                 self._count(1, field)
-                return _maybe_not(f"(exists {place})", negated is metadata.exists)
+                return _maybe_not(_Expression(f"(exists {place})"), negated is metadata.exists)
             case _:
                 raise InvalidArgument("needs one of equals, any_of, range and exists", field=field)
 
-    def _column(self, message: types_pb2.Filter, field: str, negated: bool) -> str:
+    def _column(self, message: types_pb2.Filter, field: str, negated: bool) -> _Expression:
         self._count(2, field)
         match message.WhichOneof("kind"):
             case "create_time":
@@ -162,9 +171,9 @@ class _Compiler:
         # The columns hold integers, so the ends are moved to the next integer inside the range.
         parts = [f"{column} >= {_int64(math.ceil(low))}"] if low is not None else []
         parts += [f"{column} <= {_int64(math.floor(high))}"] if high is not None else []
-        return _maybe_not(_group(parts, "and"), negated)
+        return _maybe_not(_comparisons(parts, "and"), negated)
 
-    def _area(self, limits: types_pb2.Filter.Range, field: str, negated: bool) -> str:
+    def _area(self, limits: types_pb2.Filter.Range, field: str, negated: bool) -> _Expression:
         if self.target is not FilterTarget.SEGMENTS:
             raise InvalidArgument("only segments have an area; search segments, or leave this out", field=field)
         self._count(2, field)
@@ -172,16 +181,16 @@ class _Compiler:
         # The column holds float32, and engines differ in whether they compare as float32 or as double.
         parts = [f"area >= {_float32(low)}"] if low is not None else []
         parts += [f"area <= {_float32(high)}"] if high is not None else []
-        return _maybe_not(_group(parts, "and"), negated)
+        return _maybe_not(_comparisons(parts, "and"), negated)
 
-    def _ids(self, ids: types_pb2.Filter.Ids, field: str, negated: bool) -> str:
+    def _ids(self, ids: types_pb2.Filter.Ids, field: str, negated: bool) -> _Expression:
         if not 1 <= len(ids.ids) <= MAX_IDS:
             raise InvalidArgument(f"needs 1 to {MAX_IDS} ids, not {len(ids.ids)}", field=f"{field}.ids")
         for i, image_id in enumerate(ids.ids):
             check_image_id(image_id, f"{field}.ids[{i}]")
         self._count(1, field)
         column = "id" if self.target is FilterTarget.IMAGES else "image_id"
-        return _maybe_not(one_of(column, ids.ids), negated)
+        return _maybe_not(_Expression(one_of(column, ids.ids)), negated)
 
     def _count(self, terms: int, field: str) -> None:
         self.terms += terms
@@ -193,7 +202,7 @@ class _Compiler:
             )
 
 
-def _equals(place: str, value: struct_pb2.Value, field: str, negated: bool) -> str:
+def _equals(place: str, value: struct_pb2.Value, field: str, negated: bool) -> _Expression:
     match value.WhichOneof("kind"):
         case "bool_value":
             left, right = f'{place}["{MARK}"]', "true" if value.bool_value else "false"
@@ -208,20 +217,22 @@ def _equals(place: str, value: struct_pb2.Value, field: str, negated: bool) -> s
                 "must be a string, a number or a truth value; for what is missing or null ask exists: false",
                 field=field,
             )
-    return f"(not (exists {left}) or {left} != {right})" if negated else f"{left} == {right}"
+    if negated:
+        return _comparisons([f"not (exists {left})", f"{left} != {right}"], "or")
+    return _Expression(f"{left} == {right}")
 
 
-def _metadata_range(place: str, limits: types_pb2.Filter.Range, field: str, negated: bool) -> str:
+def _metadata_range(place: str, limits: types_pb2.Filter.Range, field: str, negated: bool) -> _Expression:
     low, high = _ends(limits, field)
     if not negated:
         parts = [f"{place} >= {number(low)}"] if low is not None else []
         parts += [f"{place} <= {number(high)}"] if high is not None else []
-        return _group(parts, "and")
+        return _comparisons(parts, "and")
     # Missing; or a string; or neither number nor string; or a number outside.
     parts = [f"not (exists {place})", f'{place} >= ""', f'(exists {place}["{MARK}"])']
     parts += [f"{place} < {number(low)}"] if low is not None else []
     parts += [f"{place} > {number(high)}"] if high is not None else []
-    return _group(parts, "or")
+    return _comparisons(parts, "or")
 
 
 def _ends(limits: types_pb2.Filter.Range, field: str) -> tuple[float | None, float | None]:
@@ -255,9 +266,23 @@ def _float32(value: float) -> str:
     return number(single if math.isfinite(single) else math.copysign(float(np.finfo(np.float32).max), value))
 
 
-def _group(parts: Sequence[str], operator: str) -> str:
-    return parts[0] if len(parts) == 1 else f"({f' {operator} '.join(parts)})"
+def _group(parts: Sequence[_Expression], operator: str) -> _Expression:
+    """All parts joined in pairs, the shallowest first: Milvus refuses what nests more than some 45 deep."""
+    heap = [(part.depth, order, part) for order, part in enumerate(parts)]
+    heapq.heapify(heap)
+    order = len(heap)
+    while len(heap) > 1:
+        _, _, left = heapq.heappop(heap)
+        _, _, right = heapq.heappop(heap)
+        joined = _Expression(f"({left.text} {operator} {right.text})", right.depth + 1)
+        heapq.heappush(heap, (joined.depth, order, joined))
+        order += 1
+    return heap[0][2]
 
 
-def _maybe_not(expression: str, negated: bool) -> str:
-    return f"not ({expression})" if negated else expression
+def _comparisons(texts: Sequence[str], operator: str) -> _Expression:
+    return _group([_Expression(text) for text in texts], operator)
+
+
+def _maybe_not(expression: _Expression, negated: bool) -> _Expression:
+    return _Expression(f"not ({expression.text})", expression.depth + 1) if negated else expression

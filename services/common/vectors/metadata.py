@@ -14,10 +14,14 @@ the index holds numbers, strings and objects only, and everything else inside an
 "Neither a number nor a string" is then "has `$`".
 """
 
+import json
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-__all__ = ["MARK", "decode", "encode", "encode_key"]
+__all__ = ["MARK", "MAX_METADATA_BYTES", "decode", "encode", "encode_key", "indexed_size_bytes"]
+
+# Milvus' own limit for one JSON value.
+MAX_METADATA_BYTES: Final = 65_536
 
 MARK: Final = "$"
 _ENCODED: Final = "$%"
@@ -36,6 +40,11 @@ def _encode(value: Any) -> Any:
     if isinstance(value, bool | list | tuple):
         return {MARK: value}
     return value
+
+
+def indexed_size_bytes(metadata: dict[str, Any]) -> int:
+    """How much of MAX_METADATA_BYTES an object takes: its own length as compact JSON, and what the marks add."""
+    return len(json.dumps(encode(metadata), ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def decode(indexed: dict[str, Any]) -> dict[str, Any]:

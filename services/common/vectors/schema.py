@@ -34,8 +34,6 @@ MAX_SEGMENTS: Final = 64
 MAX_TAG_BYTES: Final = 256
 # 64 that a person gives and as many that a model finds for each segment, with room; Milvus allows 4,096.
 MAX_TAGS: Final = 1024
-# Milvus' own limit for a JSON value is 65,536 bytes.
-MAX_METADATA_BYTES: Final = 65_536
 
 # Milvus-lite keeps no description of a collection, but it keeps properties.
 FINGERPRINT_PROPERTY: Final = "saccade.fingerprint"

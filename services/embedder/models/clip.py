@@ -45,7 +45,9 @@ class ClipEncoder:
         """
         config = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
         self.name = name
-        self.fingerprint = fingerprint(model, {"preprocess": model.visual.preprocess_cfg})
+        # The activation is the one thing that changes vectors and shows neither in the weights nor in their names.
+        activations = sorted({type(part).__name__ for part in model.modules() if "GELU" in type(part).__name__})
+        self.fingerprint = fingerprint(model, {"preprocess": model.visual.preprocess_cfg, "activations": activations})
         self._placement = choose_placement(settings, parameter_count(model))
         self._tokenizer = tokenizer
         self._input = PictureInput(_resize(config), config.mean, config.std, self._placement)

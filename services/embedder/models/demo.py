@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Final
 
 from services.embedder.models.base import ModelError
 from services.embedder.models.clip import ClipEncoder, load_clip_folder
-from services.embedder.models.sam import SamSegmenter, load_sam_file
+from services.embedder.models.sam import Quality, SamSegmenter, load_sam_file
 from services.embedder.models.sam_architecture import SamConfig
 from services.embedder.settings import EmbedderSettings
 
 __all__ = ["load_demo_clip", "load_demo_sam"]
+
+# The small model thinks little of its masks: with what suits the published ones it would give none.
+QUALITY: Final = Quality(0.3, 0.3)
 
 
 def load_demo_clip(settings: EmbedderSettings) -> ClipEncoder:
@@ -20,7 +24,7 @@ def load_demo_clip(settings: EmbedderSettings) -> ClipEncoder:
 def load_demo_sam(settings: EmbedderSettings) -> SamSegmenter:
     """Load `models/sam` of the demo's folder; ModelError says what is wrong."""
     folder = settings.demo_dir / "models" / "sam"
-    return load_sam_file("demo", _config(folder / "config.json"), folder / "model.safetensors", settings)
+    return load_sam_file("demo", _config(folder / "config.json"), folder / "model.safetensors", settings, QUALITY)
 
 
 def _config(path: Path) -> SamConfig:

@@ -28,7 +28,7 @@ from services.embedder.models.sam_architecture import SAM_CONFIGS, SamConfig, bu
 from services.embedder.models.torch_support import check_sha256, choose_placement, load_state, parameter_count
 from services.embedder.settings import EmbedderSettings
 
-__all__ = ["SamSegmenter", "load_sam", "load_sam_file"]
+__all__ = ["PUBLISHED_QUALITY", "Quality", "SamSegmenter", "load_sam", "load_sam_file"]
 
 STABILITY_OFFSET: Final = 1.0
 """Logits above and below the threshold between which a stable mask does not change; SAM's own."""
@@ -37,6 +37,18 @@ STABILITY_OFFSET: Final = 1.0
 _CPU_TOKENS: Final = 16_384
 _MIN_POINTS: Final = 4
 _MAX_POINTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a mask from the automatic grid must have to count; how models rate themselves differs between them."""
+
+    min_predicted_iou: float
+    min_stability: float
+
+
+PUBLISHED_QUALITY: Final = Quality(0.8, 0.85)
+"""For Meta's models; a little below the library's defaults (0.88, 0.95), since only the best masks are kept anyway."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +63,13 @@ class _Embedded:
 class SamSegmenter:
     """A SAM; implements Segmenter. Its image encoder computes in the chosen precision, all else in float32."""
 
-    def __init__(self, name: str, sam: Sam, settings: EmbedderSettings) -> None:
-        """Take over a loaded model on the processor in float32, and place it."""
+    def __init__(self, name: str, sam: Sam, settings: EmbedderSettings, quality: Quality = PUBLISHED_QUALITY) -> None:
+        """Take over a loaded model on the processor in float32, and place it; `quality` holds where no setting does."""
         self.name = name
         self._placement = choose_placement(settings, parameter_count(sam))
         self._side = int(sam.image_encoder.img_size)
-        self._min_iou = settings.min_predicted_iou
-        self._min_stability = settings.min_stability
+        self._min_iou = _first(settings.min_predicted_iou, quality.min_predicted_iou)
+        self._min_stability = _first(settings.min_stability, quality.min_stability)
         self._points_per_side = settings.points_per_side
         height, width = sam.prompt_encoder.image_embedding_size
         few = min(max(_CPU_TOKENS // (height * width), _MIN_POINTS), _MAX_POINTS)
@@ -250,16 +262,22 @@ def load_sam(settings: EmbedderSettings) -> SamSegmenter:
     return load_sam_file(name, SAM_CONFIGS[architecture], Path(source), settings)
 
 
-def load_sam_file(name: str, config: SamConfig, path: Path, settings: EmbedderSettings) -> SamSegmenter:
+def load_sam_file(
+    name: str, config: SamConfig, path: Path, settings: EmbedderSettings, quality: Quality = PUBLISHED_QUALITY
+) -> SamSegmenter:
     """Load weights for a SAM of the given sizes from a .pth or .safetensors file; ModelError says what is wrong."""
-    state = load_state(path)
     check_sha256(path, settings.segmenter_sha256)
+    state = load_state(path)
     sam: Any = build_sam(config)
     try:
         sam.load_state_dict(state)
     except RuntimeError as exc:
         raise ModelError(f"the weights in {path} do not fit the segmenter {name!r}: {exc}") from exc
-    return SamSegmenter(name, sam, settings)
+    return SamSegmenter(name, sam, settings, quality)
+
+
+def _first(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def _stability(logits: torch.Tensor) -> torch.Tensor:

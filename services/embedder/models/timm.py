@@ -47,7 +47,9 @@ class TimmEncoder:
         """
         config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         self.name = name
-        self.fingerprint = fingerprint(model, {"preprocess": config})
+        self.fingerprint = fingerprint(
+            model, {"preprocess": config, "architecture": model.pretrained_cfg.get("architecture")}
+        )
         self._placement = choose_placement(settings, parameter_count(model))
         self._input = PictureInput(_resize(config), config["mean"], config["std"], self._placement)
         self.image_px = max(config["input_size"][1:])
@@ -103,8 +105,8 @@ def load_timm(settings: EmbedderSettings) -> TimmEncoder:
 
 
 def _load_file(model: Any, path: Path, settings: EmbedderSettings) -> None:
-    state = load_state(path)
     check_sha256(path, settings.model_sha256)
+    state = load_state(path)
     classifier = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
     features = {key: value for key, value in state.items() if not key.startswith(heads or "\0")}

@@ -85,7 +85,9 @@ def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """ModelError unless the file's SHA-256 is the expected one; an empty one is not checked."""
+    """ModelError unless the file is there and its SHA-256 is the expected one; an empty one is not checked."""
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
     if not expected:
         return
     digest = hashlib.sha256()

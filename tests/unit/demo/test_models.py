@@ -64,4 +64,4 @@ def test_true_masks_score_one() -> None:
 
 def test_best_per_scene_takes_the_best_segment() -> None:
     scores = torch.tensor([[0.1, 0.7, 0.3]])
-    assert best_per_scene(scores, torch.tensor([0, 0, 2]), 3).tolist() [0] == pytest.approx([0.7, -1.0, 0.3])
+    assert best_per_scene(scores, torch.tensor([0, 0, 2]), 3).tolist()[0] == pytest.approx([0.7, -1.0, 0.3])

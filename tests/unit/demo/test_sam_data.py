@@ -6,7 +6,7 @@ from segment_anything.modeling import Sam
 from demo.holdout import held_out
 from demo.sam_data import PADDING, SamExample, draw_example, fitted, make_prompts
 from demo.scenes import training_spec
-from demo.train_sam import decode, mask_losses, true_ious
+from demo.train_sam import cell_facts, decode, mask_losses, true_ious
 from services.embedder.models.sam_architecture import SamConfig, build_sam
 
 TINY = SamConfig(
@@ -16,8 +16,8 @@ TINY = SamConfig(
 
 def example(seed: int, side: int = 64) -> SamExample:
     rng = np.random.default_rng(seed)
-    image, labels = draw_example(training_spec(rng, held_out()), side)
-    return SamExample(image, labels, make_prompts(rng, labels))
+    image, labels, names = draw_example(training_spec(rng, held_out()), side)
+    return SamExample(image, labels, names, make_prompts(rng, labels))
 
 
 def test_fitted_keeps_the_aspect() -> None:
@@ -65,6 +65,18 @@ def test_decoding_several_pictures_at_once_is_what_upstream_does_one_by_one() ->
             )
             torch.testing.assert_close(masks[mine], expected[0])
             torch.testing.assert_close(scores[mine], expected[1])
+
+
+def test_cells_know_number_middle_and_name_of_their_object() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[:, 48:] = PADDING
+    labels[8:24, 8:24] = 2
+    numbers, codes, names = cell_facts(labels, np.array([3, 7, 0, 0, 0], np.uint8), 8)
+    assert numbers[1:3, 1:3].tolist() == [[2, 2], [2, 2]]
+    assert int((numbers > 0).sum()) == 4
+    assert names[1, 1] == 7
+    assert torch.equal(codes[1, 1], codes[2, 2])
+    assert not codes[4, 4].any()
 
 
 def test_losses_and_ious_reward_the_right_mask() -> None:

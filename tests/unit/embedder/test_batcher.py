@@ -320,11 +320,11 @@ async def test_failures_are_no_success() -> None:
 
 steps = st.lists(
     st.tuples(st.sampled_from(["good", "poison", "expired", "cancelled"]), st.sampled_from(list(Lane)), st.booleans()),
-    max_size=40,
+    max_size=30,
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(steps=steps, max_batch=st.integers(1, 9), bulk_every=st.integers(2, 5))
 def test_whatever_comes_every_waiter_is_answered(
     steps: list[tuple[str, Lane, bool]], max_batch: int, bulk_every: int

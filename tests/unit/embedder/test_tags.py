@@ -1,10 +1,12 @@
 import asyncio
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from services.common.deadline import call_deadline, time_left_s
 from services.common.domain import VocabularyEntry
 from services.embedder.tags import MAX_TAGS, TagChooser
 
@@ -79,6 +81,18 @@ async def test_callers_share_the_work_and_one_who_gives_up_does_not_spoil_it() -
     texts.gate.set()
     assert (await second).entries == WORDS
     assert len(texts.calls) == 1
+
+
+async def test_the_first_callers_deadline_is_not_the_others() -> None:
+    left: list[float] = []
+
+    async def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        left.append(time_left_s(math.inf))
+        return np.ones((len(texts), 4), np.float32)
+
+    with call_deadline(1.0):
+        await TagChooser(embed, max_vocabularies=2).space(WORDS, ())
+    assert left == [math.inf]
 
 
 async def test_a_failure_is_not_kept() -> None:

@@ -25,7 +25,7 @@ class Outcome:
     err: str
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Any]:
         return [json.loads(line) for line in self.out.splitlines()]
 
 

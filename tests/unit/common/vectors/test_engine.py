@@ -89,7 +89,7 @@ async def test_an_address_that_is_none_is_said_so() -> None:
 async def test_nprobe_says_what_a_search_uses() -> None:
     store = VectorStore(VectorSettings())
     generation = Generation("a", 1, 4, "f")
-    assert store.nprobe(generation, SearchParams()) == 16
+    assert store.nprobe(generation, SearchParams()) == 32
     assert store.nprobe(generation, SearchParams(nprobe=40)) == 40
     assert store.nprobe(generation, SearchParams(nprobe=4000)) == 128
     assert store.nprobe(generation, SearchParams(exact=True)) == 0

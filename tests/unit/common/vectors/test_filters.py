@@ -52,7 +52,7 @@ def test_an_unset_filter_is_empty() -> None:
         ),
         (
             {"negated": {"metadata": {"path": ["a"], "range": {"min": 3}}}},
-            '(not (exists metadata["a"]) or metadata["a"] >= "" or (exists metadata["a"]["$"]) or metadata["a"] < 3)',
+            '((not (exists metadata["a"]) or metadata["a"] >= "") or ((exists metadata["a"]["$"]) or metadata["a"] < 3))',
         ),
         (
             {"all": {"filters": [{"width": {"min": 1}}, {"any": {"filters": [{"height": {"min": 2}}]}}]}},
@@ -145,6 +145,29 @@ def test_depth_and_size_are_limited() -> None:
     with pytest.raises(InvalidArgument) as caught:
         compiled({"all": {"filters": parts}})
     assert (caught.value.reason, caught.value.field) == ("FILTER_TOO_LARGE", "filter.all.filters[2].metadata.any_of")
+
+
+def nesting(expression: str) -> int:
+    depth = deepest = 0
+    for char in outside_literals(expression):
+        depth += {"(": 1, ")": -1}.get(char, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def test_large_filters_stay_shallow() -> None:
+    many = {"metadata": {"path": ["a"], "any_of": list(range(250))}}
+    assert nesting(compiled(many)) <= 8
+    assert nesting(compiled({"negated": many})) <= 10
+    message = parsed({"metadata": {"path": ["a"], "any_of": list(range(16))}})
+    for level in range(14):
+        parts = [parsed({"metadata": {"path": ["a"], "any_of": list(range(16))}}), message]
+        if level % 2:
+            message = types_pb2.Filter(all=types_pb2.Filter.All(filters=parts))
+        else:
+            message = types_pb2.Filter(any=types_pb2.Filter.Any(filters=parts))
+    for each in (message, types_pb2.Filter(negated=message)):
+        assert nesting(compile_filter(each, IMAGES)) <= 25
 
 
 def test_confidences_are_not_built_yet() -> None:

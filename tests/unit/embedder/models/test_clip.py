@@ -74,13 +74,15 @@ def test_small_models_compute_in_float32(folder: Path) -> None:
 def test_the_fingerprint_is_of_weights_and_preprocessing_alone(folder: Path, tmp_path: Path) -> None:
     print_ = load(folder).fingerprint
     assert load(folder, precision="bfloat16", threads=1, max_batch=3).fingerprint == print_
-    for change in ("config", "weights"):
+    for change in ("config", "weights", "activation"):
         other = tmp_path / change
         other.mkdir()
         config = json.loads((folder / "open_clip_config.json").read_text())
         state = open_clip.factory.load_state_dict(str(folder / "model.safetensors"))
         if change == "config":
             config["preprocess_cfg"]["resize_mode"] = "shortest"
+        elif change == "activation":
+            config["model_cfg"]["quick_gelu"] = True
         else:
             state["logit_scale"] += 0.001
         (other / "open_clip_config.json").write_text(json.dumps(config))

@@ -134,6 +134,13 @@ def test_names_that_do_not_load(segmenter: str, message: str) -> None:
         load_sam(EmbedderSettings(segmenter=segmenter))
 
 
+def test_the_hash_of_the_weights_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "sam.safetensors"
+    save_file(tiny().state_dict(), path)
+    with pytest.raises(ModelError, match="it is another file"):
+        load_sam_file("tiny", TINY, path, SETTINGS.model_copy(update={"segmenter_sha256": "0" * 64}))
+
+
 def test_weights_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(2)}, path)
