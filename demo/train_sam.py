@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import numpy as np
 import torch
 import typer
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional
@@ -226,9 +226,13 @@ def train(
     steps: int,
     seconds: float,
     learning_rate: float,
+    encoder_alone: float,
     out: Path,
 ) -> None:
-    """Train in place for `steps`, or for `seconds` if that comes first; write to `out` now and then."""
+    """Train in place for `steps`, or for `seconds` if that comes first; write to `out` now and then.
+
+    `encoder_alone`: the part of training in which only the image encoder learns, from hints.
+    """
     hints = Hints(sam.mask_decoder.transformer_dim)
     parameters = [*sam.parameters(), *hints.parameters()]
     stepper = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY)
@@ -238,7 +242,7 @@ def train(
     while progress < 1:
         for group in stepper.param_groups:
             group["lr"] = learning_rate * rate(progress)
-        if progress < ENCODER_ALONE:
+        if progress < encoder_alone:
             loss = hint_loss(sam, hints, next(batches) + next(batches))
         else:
             loss = batch_loss(sam, hints, next(batches))
@@ -272,6 +276,9 @@ def main(
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
     scenes: Annotated[int, typer.Option(help="Scenes in the training pool.")] = 8_000,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier run, whose weights to go on with.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 11,
 ) -> None:
     """Draw the training pool, train, and write configuration and weights."""
@@ -281,6 +288,8 @@ def main(
     pool = draw_sam_pool(seed, scenes, CONFIG.image_size)
     typer.echo(f"{len(pool.images)} pictures drawn in {time.monotonic() - start:.0f} s")
     sam = build_sam(CONFIG)
+    if start_from is not None:
+        sam.load_state_dict(load_file(start_from / "model.safetensors"))
     batches = pool.batches(np.random.default_rng(seed), batch_size)
     train(
         sam,
@@ -289,6 +298,7 @@ def main(
         steps=steps,
         seconds=minutes * 60,
         learning_rate=learning_rate,
+        encoder_alone=ENCODER_ALONE if start_from is None else 0.0,
         out=out,
     )
     save(sam, out)

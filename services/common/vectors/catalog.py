@@ -59,7 +59,12 @@ class Catalog:
                         raise
             _check(client.describe_collection(name, timeout=left_s), generation, name)
             if not client.list_indexes(name, timeout=left_s):
-                client.create_index(name, index_params(generation), timeout=left_s)
+                try:
+                    client.create_index(name, index_params(generation), timeout=left_s)
+                except MilvusException:
+                    # As above: another replica was faster.
+                    if not client.list_indexes(name, timeout=left_s):
+                        raise
             client.load_collection(name, timeout=left_s)
 
         await self._engine.run(create)

@@ -30,8 +30,8 @@ def choose_nprobe(nlist: int, target_recall: float) -> int:
 
     Which recall a number of lists gives depends on the data. Measured on overlapping clusters, recall@10 at nprobe 8,
     16, 32 and 64 was 0.934, 0.968, 0.991 and 0.998 with 3,000 vectors in 128 lists, 0.772, 0.932, 0.970 and 0.980 with
-    20,000 in 1,024 lists of 20, and 0.963, 0.991, 0.997 and 1.000 with 100,000 in 1,024 lists. The choice is enough in
-    all three, and grows with sqrt(nlist), since small lists put a query's neighbours behind more borders.
+    20,000 in 1,024 lists, and 0.963, 0.991, 0.997 and 1.000 with 100,000 in 1,024 lists. For a target of 0.95 the
+    choice is enough in all three; it grows with sqrt(nlist), since small lists put neighbours behind more borders.
     """
     if target_recall >= 1:
         return nlist

@@ -52,7 +52,8 @@ def test_an_unset_filter_is_empty() -> None:
         ),
         (
             {"negated": {"metadata": {"path": ["a"], "range": {"min": 3}}}},
-            '((not (exists metadata["a"]) or metadata["a"] >= "") or ((exists metadata["a"]["$"]) or metadata["a"] < 3))',
+            '((not (exists metadata["a"]) or metadata["a"] >= "")'
+            ' or ((exists metadata["a"]["$"]) or metadata["a"] < 3))',
         ),
         (
             {"all": {"filters": [{"width": {"min": 1}}, {"any": {"filters": [{"height": {"min": 2}}]}}]}},
