@@ -25,13 +25,13 @@ MIN_CELLS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class GridSettings:
-    """Points a side, and the thresholds of `SamAutomaticMaskGenerator`, of which these are the meanings."""
+    """Points a side, and thresholds in the sense of `SamAutomaticMaskGenerator`; the embedder's for this SAM."""
 
-    points_per_side: int = 16
-    predicted_iou: float = 0.7
-    stability: float = 0.8
+    points_per_side: int = 12
+    predicted_iou: float = 0.3
+    stability: float = 0.3
     stability_offset: float = 1.0
-    overlap: float = 0.6
+    overlap: float = 0.5
     max_masks: int = 10
 
 

@@ -174,8 +174,8 @@ def main(
     *,
     clip: Annotated[Path, typer.Option(help="Folder of the CLIP.")] = HERE / "models" / "clip",
     sam: Annotated[Path, typer.Option(help="Folder of the SAM.")] = HERE / "models" / "sam",
-    predicted_iou: Annotated[float, typer.Option(help="Lowest predicted IoU of a mask.")] = 0.7,
-    stability: Annotated[float, typer.Option(help="Lowest stability of a mask.")] = 0.8,
+    predicted_iou: Annotated[float, typer.Option(help="Lowest predicted IoU of a mask.")] = 0.3,
+    stability: Annotated[float, typer.Option(help="Lowest stability of a mask.")] = 0.3,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
 ) -> None:
     """Print a table of figures."""

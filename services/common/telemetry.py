@@ -61,7 +61,7 @@ def _start_logs(service: str, settings: CommonSettings) -> None:
     # Libraries log through the standard library; they come out in the same form.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
-    # A stream whose caller left is closed by another task than the one that opened its span; the span ends all the same.
+    # A stream whose caller left is closed by another task than the one that opened its span. The span ends even so.
     logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, _number(settings.log_level)), force=True)
 
