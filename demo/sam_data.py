@@ -21,9 +21,9 @@ PADDING: Final = 255
 CHUNK: Final = 100
 MIN_PIXELS: Final = 20
 MAX_OBJECTS: Final = 5
-OBJECT_POINTS: Final = 6
-BACKGROUND_POINTS: Final = 1
-BOXES: Final = 1
+OBJECT_POINTS: Final = 4
+BACKGROUND_POINTS: Final = 2
+BOXES: Final = 2
 BOX_JITTER: Final = 0.08
 
 Bytes = npt.NDArray[np.uint8]

@@ -235,7 +235,7 @@ def main(
     learning_rate: Annotated[float, typer.Option()] = 2e-3,
     scenes: Annotated[int, typer.Option(help="Whole scenes in the training pool.")] = 24_000,
     crop_scenes: Annotated[int, typer.Option(help="Scenes whose objects are cut out for training.")] = 2_500,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     seed: Annotated[int, typer.Option()] = 7,
 ) -> None:
     """Draw the training pool, train, and write configuration and weights."""

@@ -270,12 +270,12 @@ def save(sam: Sam, out: Path) -> None:
 def main(
     *,
     out: Annotated[Path, typer.Option(help="Folder for configuration and weights.")] = Path("demo/models/sam"),
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 2000,
-    minutes: Annotated[float, typer.Option(help="Stop training after this time at the latest.")] = 25.0,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 5_800,
+    minutes: Annotated[float, typer.Option(help="Stop training after this time at the latest.")] = 27.0,
     batch_size: Annotated[int, typer.Option()] = 4,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
-    scenes: Annotated[int, typer.Option(help="Scenes in the training pool.")] = 8_000,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+    scenes: Annotated[int, typer.Option(help="Scenes in the training pool.")] = 10_000,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     start_from: Annotated[
         Path | None, typer.Option(help="Folder of an earlier run, whose weights to go on with.")
     ] = None,
