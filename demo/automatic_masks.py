@@ -17,7 +17,7 @@ from demo.masks import BoolMask
 from demo.sam_data import fitted
 from services.embedder.models.sam_architecture import SamConfig, build_sam
 
-__all__ = ["FoundMask", "GridSettings", "find_masks", "load_sam"]
+__all__ = ["FoundMask", "GridSettings", "consensus", "find_masks", "load_sam"]
 
 MIN_CELLS: Final = 8
 """Masks of fewer cells of the mask grid are dropped."""
@@ -31,8 +31,10 @@ class GridSettings:
     predicted_iou: float = 0.3
     stability: float = 0.3
     stability_offset: float = 1.0
-    overlap: float = 0.5
+    overlap: float = 0.6
     max_masks: int = 10
+    mask_threshold: float = -0.3
+    """The logit above which a cell belongs to a mask that was agreed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,20 @@ def _suppress(masks: Tensor, order: Tensor, overlap: float, limit: int) -> list[
     return kept
 
 
+def consensus(cells: Tensor, quality: Tensor, kept: list[int], agreement: float) -> Tensor:
+    """For each kept mask the mean logits of all masks that agree with it, weighted by their quality.
+
+    Many points of the grid fall on one object, and each sees it a little differently. `cells`: logits (n, cells);
+    `quality`: (n), 0 for what shall not count; `agreement`: the least IoU with the kept mask. Returns (kept, cells).
+    """
+    masks = (cells > 0).float()
+    areas = masks.sum(dim=1)
+    common = masks[kept] @ masks.T
+    shared = common / (areas[kept][:, None] + areas - common).clamp(min=1)
+    weights = torch.where(shared >= agreement, quality, 0.0)
+    return weights @ cells / weights.sum(dim=1, keepdim=True)
+
+
 @torch.inference_mode()
 def find_masks(sam: Sam, image: Image.Image, settings: GridSettings) -> list[FoundMask]:
     """At most `max_masks` masks, best first by predicted IoU times stability."""
@@ -95,7 +111,10 @@ def find_masks(sam: Sam, image: Image.Image, settings: GridSettings) -> list[Fou
     ranking = torch.where(good, scores * stability, -1.0)
     order = ranking.argsort(descending=True)[: int(good.sum())]
     kept = _suppress(cells > 0, order, settings.overlap, settings.max_masks)
-    full = upscaled(logits.flatten(0, 1)[kept], image, side)
+    if not kept:
+        return []
+    agreed = consensus(cells, torch.where(good, scores * stability, 0.0), kept, settings.overlap)
+    full = upscaled(agreed.reshape(len(kept), *logits.shape[-2:]) - settings.mask_threshold, image, side)
     return [FoundMask(mask, float(scores[i]), float(stability[i])) for mask, i in zip(full, kept, strict=True)]
 
 
