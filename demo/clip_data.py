@@ -11,11 +11,12 @@ from PIL import Image
 
 from demo.backgrounds import COLOURS
 from demo.captions import Caption, background_caption, object_caption, training_caption
-from demo.crops import cut_out, imprecise, padded_square
+from demo.crops import imprecise, padded_square
 from demo.glyphs import glyph_names
 from demo.holdout import held_out
 from demo.masks import BoolMask, bounding_box
 from demo.scenes import draw, pick_background, sample_spec, training_spec
+from services.embedder.crops import cut_out
 
 __all__ = ["ClipBatch", "ClipPool", "Item", "draw_pool", "truth"]
 
@@ -125,7 +126,7 @@ def _object_crop(
     if rng.random() < 0.2:
         return padded_square(image, bounding_box(mask), margin=margin), Item("crop", centres, everything, None)
     cut = mask if rng.random() < 0.4 else imprecise(rng, mask)
-    crop = cut_out(image, cut, bounding_box(cut), margin=margin)
+    crop = cut_out(image, cut, margin=margin)
     return crop, Item("crop", centres, frozenset(centres), None)
 
 
@@ -141,7 +142,7 @@ def _crops(rng: np.random.Generator) -> Iterator[tuple[Image.Image, Item]]:
     if rng.random() < 0.2:
         ground = ~np.logical_or.reduce(masks)
         for mask in (ground, imprecise(rng, ground)):
-            alone = cut_out(image, mask, bounding_box(mask))
+            alone = cut_out(image, mask)
             yield alone, Item("background", {}, frozenset(), spec.background.colour)
 
 

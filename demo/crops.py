@@ -1,21 +1,15 @@
-"""Pictures of single segments, as the embedder makes them, and the imprecise masks it must live with."""
-
-from typing import Final
+"""Plain boxes as crops, and the imprecise masks that the embedder must live with."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from demo.masks import BoolMask, Box
+from services.embedder.crops import FILL
 
-__all__ = ["FILL", "MARGIN", "cut_out", "imprecise", "padded_square"]
-
-FILL: Final = (127, 127, 127)
-"""The grey around a cut-out segment; 0 after normalisation with mean and std of 0.5."""
-MARGIN: Final = 0.1
-"""What is added on each side of a box, in parts of the box's longer side."""
+__all__ = ["imprecise", "padded_square"]
 
 
-def padded_square(image: Image.Image, box: Box, *, margin: float = MARGIN) -> Image.Image:
+def padded_square(image: Image.Image, box: Box, *, margin: float) -> Image.Image:
     """The box with its margin as a square RGB picture, centred; grey where it leaves the image."""
     x0, y0, x1, y1 = (value * side for value, side in zip(box, (image.width, image.height) * 2, strict=True))
     half = max(x1 - x0, y1 - y0) * (0.5 + margin)
@@ -24,16 +18,6 @@ def padded_square(image: Image.Image, box: Box, *, margin: float = MARGIN) -> Im
     square = Image.new("RGB", (side, side), FILL)
     square.paste(image, (-left, -top))
     return square
-
-
-def cut_out(image: Image.Image, mask: BoolMask, box: Box, *, margin: float = MARGIN) -> Image.Image:
-    """The masked object alone on grey, cropped to its box with a margin and padded to a square.
-
-    `mask`: shape (height, width) of the image. `box`: the mask's own tight box.
-    """
-    alone = Image.new("RGB", image.size, FILL)
-    alone.paste(image, mask=Image.fromarray(mask.astype(np.uint8) * 255))
-    return padded_square(alone, box, margin=margin)
 
 
 def imprecise(rng: np.random.Generator, mask: BoolMask) -> BoolMask:

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from demo.masks import Box, Rle
+from demo.masks import Box
 from demo.scenes import Scene, SceneObject
+from services.common.domain import Mask
 
 __all__ = ["GALLERY_FOLDER", "SceneLabel", "read_labels", "write_labels"]
 
@@ -53,8 +54,8 @@ def _object(fields: dict[str, Any]) -> SceneObject:
     x0, y0, x1, y1 = fields["box"]
     box: Box = (x0, y0, x1, y1)
     mask = fields["mask"]
-    rle = Rle(mask["height"], mask["width"], tuple(mask["counts"]))
-    return SceneObject(fields["name"], fields["category"], box, fields["area_fraction"], rle)
+    shape = Mask(mask["height"], mask["width"], tuple(mask["counts"]))
+    return SceneObject(fields["name"], fields["category"], box, fields["area_fraction"], shape)
 
 
 def read_labels(folder: Path = GALLERY_FOLDER) -> list[SceneLabel]:

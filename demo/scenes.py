@@ -16,7 +16,8 @@ from demo.backgrounds import COLOURS, KINDS, Background, paint
 from demo.captions import scene_caption
 from demo.glyphs import glyph_names, glyphs, picture
 from demo.holdout import HoldOut
-from demo.masks import BoolMask, Box, Rle, area_fraction, bounding_box, encode
+from demo.masks import BoolMask, Box, bounding_box
+from services.common.domain import Mask
 
 __all__ = [
     "Placement",
@@ -92,7 +93,7 @@ class SceneObject:
     category: str
     box: Box
     area_fraction: float
-    mask: Rle
+    mask: Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def render(spec: SceneSpec, caption: str, side: int = 512) -> Scene:
     """Draw a specification and label every object in it."""
     image, masks = draw(spec, side)
     objects = tuple(
-        SceneObject(p.name, glyphs()[p.name].category, bounding_box(mask), area_fraction(mask), encode(mask))
+        SceneObject(p.name, glyphs()[p.name].category, bounding_box(mask), float(mask.mean()), Mask.from_array(mask))
         for p, mask in zip(spec.placements, masks, strict=True)
     )
     return Scene(image, caption, spec.background.colour, objects)

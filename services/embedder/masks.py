@@ -11,7 +11,7 @@ __all__ = ["best", "tight_box"]
 
 MAX_AREA_FRACTION: Final = 0.95
 """A mask that covers more than this is the picture itself, which has its own vector."""
-NMS_IOU: Final = 0.5
+NMS_IOU: Final = 0.6
 """Of two masks with a higher IoU only the better stays."""
 AREA_EXPONENT: Final = 0.25
 """How much area counts beside quality: 16 times the area is worth twice the quality."""

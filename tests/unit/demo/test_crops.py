@@ -1,24 +1,15 @@
 import numpy as np
 from PIL import Image
 
-from demo.crops import FILL, cut_out, imprecise, padded_square
-from demo.masks import BoolMask, bounding_box
+from demo.crops import imprecise, padded_square
+from demo.masks import BoolMask
+from services.embedder.crops import FILL
 
 
 def disc() -> BoolMask:
     rows, columns = np.mgrid[:80, :120]
     inside: BoolMask = (rows - 30) ** 2 + (columns - 40) ** 2 < 400
     return inside
-
-
-def test_a_cut_out_is_a_square_with_grey_around_the_object() -> None:
-    mask = disc()
-    crop = cut_out(Image.new("RGB", (120, 80), (255, 0, 0)), mask, bounding_box(mask))
-    pixels = np.asarray(crop)
-    assert crop.width == crop.height == round(39 * 1.2)
-    assert tuple(pixels[0, 0]) == FILL
-    assert tuple(pixels[crop.height // 2, crop.width // 2]) == (255, 0, 0)
-    assert int((pixels[..., 0] == 255).sum()) == int(mask.sum())
 
 
 def test_a_box_at_the_edge_is_padded() -> None:

@@ -3,7 +3,6 @@ import torch
 from PIL import Image
 from segment_anything.modeling import Sam
 
-from demo.automatic_masks import consensus
 from demo.holdout import held_out
 from demo.sam_data import PADDING, SamExample, draw_example, fitted, make_prompts
 from demo.scenes import training_spec
@@ -89,12 +88,3 @@ def test_losses_and_ious_reward_the_right_mask() -> None:
     assert losses[0, 0] < 0.01
     assert losses[0, 1] > 1
     assert true_ious(logits, target).tolist() == [[1.0, 0.0]]
-
-
-def test_consensus_is_the_mean_of_masks_that_agree() -> None:
-    cells = torch.tensor(
-        [[4.0, 4.0, -4.0, -4.0], [2.0, 2.0, -2.0, -2.0], [-4.0, -4.0, 4.0, 4.0], [9.0, 9.0, -9.0, -9.0]]
-    )
-    quality = torch.tensor([1.0, 3.0, 1.0, 0.0])
-    agreed = consensus(cells, quality, [0, 2], 0.6)
-    assert agreed.tolist() == [[2.5, 2.5, -2.5, -2.5], [-4.0, -4.0, 4.0, 4.0]]
