@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from demo.build_vocabulary import FILE as VOCABULARY
 from demo.labels import GALLERY_FOLDER, SceneLabel, read_labels
 from demo.masks import BoolMask, iou
 from demo.queries import RegionQuery, query_variant, region_queries, relevant_ids
@@ -102,7 +103,7 @@ def check_regions(
 
 def check_tags(encoder: Encoder, names: Sequence[str], crops: Sequence[Image.Image]) -> dict[str, float]:
     """The part of true cut-outs whose best tag of the demo's vocabulary is their name."""
-    vocabulary = json.loads((HERE / "vocabulary.json").read_text(encoding="utf-8"))
+    vocabulary = json.loads(VOCABULARY.read_text(encoding="utf-8"))
     words = [entry["name"] for entry in vocabulary["entries"]]
     prompts = [embed_texts(encoder, [t.format(word) for word in words]) for t in vocabulary["prompt_templates"]]
     means = np.mean(prompts, axis=0)

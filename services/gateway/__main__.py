@@ -29,8 +29,9 @@ class _Server(uvicorn.Server):
         yield
 
     def _drain(self) -> None:
-        structlog.get_logger(__name__).info("draining")
+        # First: whoever reads the log may act on it at once.
         self.should_exit = True
+        structlog.get_logger(__name__).info("draining")
 
 
 async def _serve(settings: GatewaySettings) -> bool:

@@ -108,6 +108,7 @@ class Service:
         await _until_it_answers("vector index", self._vectors.check)
         await _until_it_answers("embedder", self._embedder.get_model)
         await self._vocabularies.get("", "vocabulary")
+        await self._vocabularies.publish()
         self._reconciler.start()
 
     async def close(self) -> None:

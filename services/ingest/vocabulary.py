@@ -98,6 +98,11 @@ class Vocabularies:
         self._known[name] = (time.monotonic(), record)
         return record
 
+    async def publish(self) -> None:
+        """Put those that come with the service where the other services find them."""
+        for record in self._shipped.values():
+            await self._objects.put(vocabulary_key(record.name), record.to_bytes(), content_type="application/json")
+
     async def put(self, record: VocabularyRecord) -> None:
         """Keep a vocabulary; FailedPrecondition for one that comes with the service and would become another."""
         if (shipped := self._shipped.get(record.name)) is not None:

@@ -310,7 +310,7 @@ class AnalyzeImagesRequest(_message.Message):
 
     @_builtins.property
     def vocabulary(self) -> _containers.RepeatedCompositeFieldContainer[Global___VocabularyEntry]:
-        """Words to choose tags from; none: no tags."""
+        """Words to choose tags from; none: no tags. A model without a text tower gives none either."""
 
     @_builtins.property
     def prompt_templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
