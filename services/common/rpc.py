@@ -2,13 +2,15 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from time import perf_counter
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import structlog
+import uvloop
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,9 +19,12 @@ from prometheus_client import Counter, Histogram
 
 from saccade.channel import MAX_MESSAGE_BYTES
 from services.common.deadline import call_deadline
+from services.common.errors import SaccadeError
+from services.common.settings import GrpcSettings, load_settings
 from services.common.status import code_of, to_status
+from services.common.telemetry import start_telemetry
 
-__all__ = ["LIVENESS", "Server", "ServiceInterceptor", "serve_until_signal"]
+__all__ = ["LIVENESS", "Server", "ServiceInterceptor", "run_service", "serve_until_signal"]
 
 LIVENESS: Final = "liveness"
 """Health service name that is SERVING as long as the process is; readiness is the empty name."""
@@ -39,6 +44,7 @@ _SECONDS = Histogram(
 )
 
 _Servicer = TypeVar("_Servicer")
+_Settings = TypeVar("_Settings", bound=GrpcSettings)
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -137,31 +143,21 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
 class Server:
     """A gRPC server with health, reflection and drain. Add servicers, start, set ready, stop."""
 
-    def __init__(
-        self, listen: str, *, max_call_s: float, drain_s: float, max_connection_age_s: float, reflect: bool
-    ) -> None:
-        """Make a server.
-
-        Args:
-            listen: host:port; port 0 picks a free one.
-            max_call_s: Longest that a unary call may take.
-            drain_s: How long calls in flight may go on after a stop.
-            max_connection_age_s: After this a client is asked to connect anew, so that new replicas get traffic.
-            reflect: Whether the contracts can be read from the server.
-        """
-        self._listen = listen
+    def __init__(self, settings: GrpcSettings) -> None:
+        """Make a server; port 0 of `settings.listen` picks a free one."""
+        self._listen = settings.listen
         self.port = 0
-        self._drain_s = drain_s
+        self._drain_s = settings.drain_s
         self._names = [LIVENESS]
-        self._reflect = reflect
+        self._reflect = settings.reflection
         self._health = health.aio.HealthServicer()
         ours_only = filters.negate(filters.any_of(filters.health_check(), filters.service_prefix("grpc.reflection")))
         self._server = grpc.aio.server(
-            interceptors=[aio_server_interceptor(filter_=ours_only), ServiceInterceptor(max_call_s)],
+            interceptors=[aio_server_interceptor(filter_=ours_only), ServiceInterceptor(settings.max_call_s)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_connection_age_ms", int(max_connection_age_s * 1000)),
+                ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 # A stream in flight when its connection's age is up may go on; unary calls always end within it.
                 ("grpc.max_connection_age_grace_ms", 3_600_000),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -236,3 +232,16 @@ async def serve_until_signal(server: Server, make_ready: Callable[[], Awaitable[
         for part in parts:
             await part.close()
     _log.info("stopped")
+
+
+def run_service(name: str, kind: type[_Settings], serve: Callable[[_Settings], Coroutine[Any, Any, None]]) -> None:
+    """A service's whole process: read its settings, log and measure, and `serve` until it returns.
+
+    What is wrong in itself, such as a model or a bucket that is not there, ends the process with the reason.
+    """
+    settings = load_settings(kind, name)
+    start_telemetry(name, settings)
+    try:
+        uvloop.run(serve(settings))
+    except SaccadeError as exc:
+        sys.exit(f"saccade {name}: {exc.message}")

@@ -14,11 +14,16 @@ from typing import Annotated, Final, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.fetch import FetchLimits
+from services.common.images import ImageLimits
+
 __all__ = [
     "Address",
     "CommonSettings",
     "EmbedderPeer",
+    "FetchSettings",
     "GrpcSettings",
+    "ImageSettings",
     "ObjectSettings",
     "VectorSettings",
     "load_settings",
@@ -27,6 +32,7 @@ __all__ = [
 ]
 
 PREFIX: Final = "SACCADE_"
+_MIB: Final = 1024 * 1024
 # Names under a service's own prefix that its peers read: where it is.
 _PEER_FIELDS: Final = frozenset({"address"})
 
@@ -91,6 +97,38 @@ class EmbedderPeer(BaseSettings):
 
     embedder_address: str = Field("dns:///127.0.0.1:50051", description="gRPC target of the embedder")
     embedder_timeout_s: float = Field(60.0, gt=0, description="Longest wait for one embedder call, in seconds")
+
+
+class ImageSettings(BaseSettings):
+    """What an image may be."""
+
+    max_image_bytes: int = Field(32 * _MIB, ge=1, le=64 * _MIB, description="Most bytes in one image")
+    max_image_pixels: int = Field(100_000_000, ge=64, description="Most pixels in one image")
+    max_image_frames: int = Field(1_000, ge=1, description="Most frames in one image; only the first is used")
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        """The same, for those who read images."""
+        return ImageLimits(
+            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_frames=self.max_image_frames
+        )
+
+
+class FetchSettings(ImageSettings):
+    """What fetching an image from an address may cost."""
+
+    allow_private_urls: bool = Field(
+        False, description="Whether addresses in private networks are fetched; only where every caller is trusted"
+    )
+    fetch_timeout_s: float = Field(20.0, gt=0, description="Longest that fetching one address may take")
+    fetch_redirects: int = Field(5, ge=0, le=20, description="Most redirects that are followed")
+
+    @property
+    def fetch_limits(self) -> FetchLimits:
+        """The same, for those who fetch."""
+        return FetchLimits(
+            max_bytes=self.max_image_bytes, timeout_s=self.fetch_timeout_s, max_redirects=self.fetch_redirects
+        )
 
 
 class VectorSettings(BaseSettings):

@@ -1,17 +1,12 @@
 """The embedder's composition root: `python -m services.embedder`."""
 
 import asyncio
-import sys
 
 import structlog
-import uvloop
 
 from saccade.embedder.v1 import embedder_service_pb2, embedder_service_pb2_grpc
-from services.common.rpc import Server, serve_until_signal
-from services.common.settings import load_settings
-from services.common.telemetry import start_telemetry
+from services.common.rpc import Server, run_service, serve_until_signal
 from services.embedder.engine import Engine
-from services.embedder.models.base import ModelError
 from services.embedder.models.registry import load_encoder, load_segmenter
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
@@ -67,13 +62,7 @@ class _Service:
 
 
 async def _main(settings: EmbedderSettings) -> None:
-    server = Server(
-        settings.listen,
-        max_call_s=settings.max_call_s,
-        drain_s=settings.drain_s,
-        max_connection_age_s=settings.max_connection_age_s,
-        reflect=settings.reflection,
-    )
+    server = Server(settings)
     servicer = EmbedderServicer()
     descriptor = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"]
     server.add(descriptor, embedder_service_pb2_grpc.add_EmbedderServiceServicer_to_server, servicer)
@@ -82,15 +71,5 @@ async def _main(settings: EmbedderSettings) -> None:
     await serve_until_signal(server, service.make_ready, service)
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT; a model that can not be loaded ends the process with the reason."""
-    settings = load_settings(EmbedderSettings, "embedder")
-    start_telemetry("embedder", settings)
-    try:
-        uvloop.run(_main(settings))
-    except ModelError as exc:
-        sys.exit(f"saccade embedder: {exc.message}")
-
-
 if __name__ == "__main__":
-    main()
+    run_service("embedder", EmbedderSettings, _main)

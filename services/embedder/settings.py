@@ -5,8 +5,7 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from services.common.images import ImageLimits
-from services.common.settings import Address, GrpcSettings, settings_config
+from services.common.settings import Address, GrpcSettings, ImageSettings, settings_config
 from services.embedder.admission import BULK_SHARE
 
 __all__ = ["EmbedderSettings"]
@@ -15,7 +14,7 @@ _MIB: Final = 1024 * 1024
 _DEMO_DIR: Final = Path(__file__).parents[2] / "demo"
 
 
-class EmbedderSettings(GrpcSettings):
+class EmbedderSettings(GrpcSettings, ImageSettings):
     """Everything that can be set."""
 
     model_config = settings_config("embedder")
@@ -50,9 +49,6 @@ class EmbedderSettings(GrpcSettings):
     max_waiting_items: int = Field(512, ge=1, description="Most texts and images worked on at a time; more are refused")
     max_waiting_analyses: int = Field(128, ge=1, description="Most images taken apart at a time; more are refused")
     max_waiting_bytes: int = Field(512 * _MIB, ge=1, description="Most bytes of images worked on at a time")
-    max_image_bytes: int = Field(32 * _MIB, ge=1, le=64 * _MIB, description="Most bytes in one image")
-    max_image_pixels: int = Field(100_000_000, ge=64, description="Most pixels in one image")
-    max_image_frames: int = Field(1_000, ge=1, description="Most frames in one image; only the first is used")
     decode_threads: int = Field(0, ge=0, description="Images decoded at a time; 0: one for each core")
 
     working_px: int = Field(1024, ge=64, le=8192, description="Longer side of the picture that segments are cut from")
@@ -83,10 +79,3 @@ class EmbedderSettings(GrpcSettings):
                     "the largest bulk call fits"
                 )
         return self
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What an image may be."""
-        return ImageLimits(
-            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_frames=self.max_image_frames
-        )

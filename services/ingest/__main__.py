@@ -1,20 +1,16 @@
 """The ingest service's composition root: `python -m services.ingest`."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 
 import structlog
-import uvloop
 
 from saccade.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from services.common.embedder_client import EmbedderClient
-from services.common.errors import DeadlineExceeded, Overloaded, SaccadeError, Unavailable
+from services.common.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.common.fetch import ImageFetcher
 from services.common.objects import open_object_store
-from services.common.rpc import Server, serve_until_signal
-from services.common.settings import load_settings
-from services.common.telemetry import start_telemetry
+from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
 from services.ingest.collections import Collections
 from services.ingest.files import ImageFiles
@@ -139,13 +135,7 @@ async def _until_it_answers(name: str, check: Callable[[], Awaitable[object]]) -
 
 
 async def _main(settings: IngestSettings) -> None:
-    server = Server(
-        settings.listen,
-        max_call_s=settings.max_call_s,
-        drain_s=settings.drain_s,
-        max_connection_age_s=settings.max_connection_age_s,
-        reflect=settings.reflection,
-    )
+    server = Server(settings)
     service = Service(settings)
     descriptor = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
     server.add(descriptor, ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, service.servicer)
@@ -153,15 +143,5 @@ async def _main(settings: IngestSettings) -> None:
     await serve_until_signal(server, service.make_ready, service)
 
 
-def main() -> None:
-    """Run until SIGTERM or SIGINT; a dependency that is not as it must be ends the process with the reason."""
-    settings = load_settings(IngestSettings, "ingest")
-    start_telemetry("ingest", settings)
-    try:
-        uvloop.run(_main(settings))
-    except SaccadeError as exc:
-        sys.exit(f"saccade ingest: {exc.message}")
-
-
 if __name__ == "__main__":
-    main()
+    run_service("ingest", IngestSettings, _main)

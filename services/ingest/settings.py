@@ -4,11 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from services.common.fetch import FetchLimits
-from services.common.images import ImageLimits
 from services.common.settings import (
     Address,
     EmbedderPeer,
+    FetchSettings,
     GrpcSettings,
     ObjectSettings,
     VectorSettings,
@@ -21,7 +20,7 @@ _PositiveInt = Annotated[int, Field(ge=1)]
 _PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
-class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings):
+class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings, FetchSettings):
     """Settings of the ingest service; `SACCADE_INGEST_<FIELD>` or `SACCADE_<FIELD>`."""
 
     model_config = settings_config("ingest")
@@ -31,16 +30,6 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings)
 
     vocabulary: str = Field("general", description="Vocabulary of collections that name none")
     thumbnail_px: int = Field(320, ge=32, le=2_048, description="Longer side of a thumbnail, in pixels")
-
-    max_image_bytes: _PositiveInt = Field(32 * 1024 * 1024, le=64 * 1024 * 1024, description="Most bytes in one image")
-    max_image_pixels: _PositiveInt = Field(100_000_000, description="Most pixels in one image")
-    max_image_frames: _PositiveInt = Field(1_000, description="Most frames in one animation")
-
-    allow_private_urls: bool = Field(
-        False, description="Whether addresses in private networks are fetched; only where every caller is trusted"
-    )
-    fetch_timeout_s: _PositiveSeconds = Field(20.0, description="Longest that fetching one address may take")
-    fetch_redirects: int = Field(5, ge=0, le=20, description="Most redirects that are followed")
 
     max_creates: _PositiveInt = Field(
         64, description="Images being stored or waited for at a time; single calls beyond are refused, streams wait"
@@ -68,17 +57,3 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings)
     max_backoff_s: _PositiveSeconds = Field(300.0, description="Longest pause between two attempts")
     index_drain_s: float = Field(10.0, ge=0, description="How long images in flight may go on after the last call")
     collection_ttl_s: _PositiveSeconds = Field(1.0, description="How long what is known of a collection is trusted")
-
-    @property
-    def image_limits(self) -> ImageLimits:
-        """What an image may be."""
-        return ImageLimits(
-            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_frames=self.max_image_frames
-        )
-
-    @property
-    def fetch_limits(self) -> FetchLimits:
-        """What fetching one address may cost."""
-        return FetchLimits(
-            max_bytes=self.max_image_bytes, timeout_s=self.fetch_timeout_s, max_redirects=self.fetch_redirects
-        )

@@ -1,7 +1,6 @@
 """The query service's process: `python -m services.query`."""
 
 import structlog
-import uvloop
 from tenacity import retry, retry_if_exception_type, wait_exponential
 
 from saccade.query.v1 import query_service_pb2 as pb
@@ -10,9 +9,7 @@ from services.common.embedder_client import EmbedderClient
 from services.common.errors import DeadlineExceeded, Unavailable
 from services.common.fetch import ImageFetcher
 from services.common.objects import open_object_store
-from services.common.rpc import Server, serve_until_signal
-from services.common.settings import load_settings
-from services.common.telemetry import start_telemetry
+from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
 from services.query.collections import Collections
 from services.query.concurrency import Gate
@@ -26,7 +23,7 @@ from services.query.settings import QuerySettings
 _log = structlog.get_logger("services.query")
 
 
-async def main(settings: QuerySettings) -> None:
+async def _main(settings: QuerySettings) -> None:
     """Serve until told to stop."""
     objects = open_object_store(settings)
     vectors = VectorStore(settings)
@@ -46,13 +43,7 @@ async def main(settings: QuerySettings) -> None:
         Gate(settings.max_searches, settings.max_waiting),
         limits,
     )
-    server = Server(
-        settings.listen,
-        max_call_s=settings.max_call_s,
-        drain_s=settings.drain_s,
-        max_connection_age_s=settings.max_connection_age_s,
-        reflect=settings.reflection,
-    )
+    server = Server(settings)
     server.add(pb.DESCRIPTOR.services_by_name["QueryService"], add_QueryServiceServicer_to_server, servicer)
     await server.start()
 
@@ -70,6 +61,4 @@ async def main(settings: QuerySettings) -> None:
 
 
 if __name__ == "__main__":
-    checked = load_settings(QuerySettings, "query")
-    start_telemetry("query", checked)
-    uvloop.run(main(checked))
+    run_service("query", QuerySettings, _main)

@@ -15,50 +15,22 @@ from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError, api_error
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
-from tests.engines import free_port, milvus_lite, wait_until
+from tests.engines import wait_until
 from tests.integration.ingest_support import (
     DURABLE,
     FAILED,
     SEARCHABLE,
     SEGMENTED,
-    Ingest,
-    Stack,
     T,
     change,
     counts,
     create,
-    embedder_process,
     get,
-    ingest_process,
     listed,
-    make_collection,
     picture,
     refused,
     tagged,
 )
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
-    folder = tmp_path_factory.mktemp("ingest")
-    port = free_port()
-    with (
-        milvus_lite(folder / "milvus") as milvus,
-        embedder_process(port),
-        ingest_process(Stack(milvus, port, folder / "objects")) as ingest,
-    ):
-        yield ingest
-        assert ingest.mistakes() == []
-
-
-@pytest.fixture
-def ingest(service: Ingest) -> IngestServiceStub:
-    return service.stub
-
-
-@pytest.fixture
-def collection(ingest: IngestServiceStub) -> str:
-    return make_collection(ingest)
 
 
 def test_an_image_goes_all_the_way(ingest: IngestServiceStub, collection: str) -> None:

@@ -1,6 +1,5 @@
 """Collections, lists and vocabularies of a real ingest process, with milvus-lite, local objects and the toy models."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -9,48 +8,21 @@ import pytest
 from saccade.common.v1 import types_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
-from tests.engines import free_port, milvus_lite, wait_until
+from tests.engines import wait_until
 from tests.integration.ingest_support import (
     DURABLE,
     SEARCHABLE,
     SEGMENTED,
-    Ingest,
-    Stack,
     T,
     counts,
     create,
-    embedder_process,
     get,
-    ingest_process,
     listed,
     make_collection,
     picture,
     refused,
     tagged,
 )
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
-    folder = tmp_path_factory.mktemp("ingest")
-    port = free_port()
-    with (
-        milvus_lite(folder / "milvus") as milvus,
-        embedder_process(port),
-        ingest_process(Stack(milvus, port, folder / "objects")) as ingest,
-    ):
-        yield ingest
-        assert ingest.mistakes() == []
-
-
-@pytest.fixture
-def ingest(service: Ingest) -> IngestServiceStub:
-    return service.stub
-
-
-@pytest.fixture
-def collection(ingest: IngestServiceStub) -> str:
-    return make_collection(ingest)
 
 
 def test_pages(ingest: IngestServiceStub, collection: str) -> None:

@@ -79,11 +79,6 @@ def service(stack: Stack) -> Iterator[Ingest]:
 
 
 @pytest.fixture
-def ingest(service: Ingest) -> IngestServiceStub:
-    return service.stub
-
-
-@pytest.fixture
 def collection(ingest: IngestServiceStub) -> str:
     return make_collection(ingest, name=f"f{next(_collections)}")
 

@@ -12,38 +12,21 @@ import pytest
 from saccade.errors import ApiError, api_error
 from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tests.engines import EngineError, free_port, milvus_lite, wait_until
+from tests.engines import EngineError, free_port, wait_until
 from tests.integration.query_gallery import (
     LEFT,
     MIDDLE,
     TIMEOUT_S,
-    TOY,
     Stack,
     box,
     connected,
     ids,
-    load_gallery,
     picture,
     search,
     start_process,
 )
 
 PICTURE = picture("white", (("red", MIDDLE),))
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("query")
-    with milvus_lite(folder / "milvus") as milvus, start_process("services.embedder", TOY) as (_, embedder):
-        stack = Stack(milvus.uri, embedder, folder / "objects")
-        load_gallery(stack)
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def query(stack: Stack) -> Iterator[QueryServiceStub]:
-    with start_process("services.query", stack.environment) as (_, address), connected(address) as stub:
-        yield stub
 
 
 def red(**fields: object) -> pb.SearchRequest:
@@ -101,9 +84,9 @@ def test_what_is_not_offered_says_so(query: QueryServiceStub) -> None:
         assert "not offered" in error_of(caught).message
 
 
-def test_many_at_a_time(stack: Stack) -> None:
+def test_many_at_a_time(gallery: Stack) -> None:
     """Each gets the right answer, or is told when to come back."""
-    settings = stack.environment | {"SACCADE_QUERY_MAX_SEARCHES": "2", "SACCADE_QUERY_MAX_WAITING": "4"}
+    settings = gallery.environment | {"SACCADE_QUERY_MAX_SEARCHES": "2", "SACCADE_QUERY_MAX_WAITING": "4"}
     with start_process("services.query", settings) as (_, address), connected(address) as query:
 
         def ask(_: int) -> str:
@@ -121,8 +104,8 @@ def test_many_at_a_time(stack: Stack) -> None:
     assert answers.count("red") >= 6
 
 
-def test_without_an_embedder_stored_pictures_are_searched_all_the_same(stack: Stack) -> None:
-    settings = stack.environment | {"SACCADE_EMBEDDER_ADDRESS": f"dns:///127.0.0.1:{free_port()}"}
+def test_without_an_embedder_stored_pictures_are_searched_all_the_same(gallery: Stack) -> None:
+    settings = gallery.environment | {"SACCADE_EMBEDDER_ADDRESS": f"dns:///127.0.0.1:{free_port()}"}
     with start_process("services.query", settings) as (_, address), connected(address) as query:
         stored = pb.SearchRequest(collection="toys", parts=[pb.Part(image_id="red")])
         assert len(query.Search(stored, timeout=TIMEOUT_S).results) == 10
@@ -132,10 +115,10 @@ def test_without_an_embedder_stored_pictures_are_searched_all_the_same(stack: St
         assert "embedder" in error_of(caught).message
 
 
-def test_without_a_segmenter_the_answer_says_what_was_left_out(stack: Stack) -> None:
+def test_without_a_segmenter_the_answer_says_what_was_left_out(gallery: Stack) -> None:
     blind = {"SACCADE_MODEL": "toy", "SACCADE_SEGMENTER": ""}
     with start_process("services.embedder", blind) as (_, embedder):
-        settings = stack.environment | {"SACCADE_EMBEDDER_ADDRESS": f"dns:///{embedder}"}
+        settings = gallery.environment | {"SACCADE_EMBEDDER_ADDRESS": f"dns:///{embedder}"}
         with start_process("services.query", settings) as (_, address), connected(address) as query:
             request = pb.SearchRequest(collection="toys", parts=[pb.Part(image=picture("red"))])
             answer = query.Search(request, timeout=TIMEOUT_S)
@@ -146,8 +129,8 @@ def test_without_a_segmenter_the_answer_says_what_was_left_out(stack: Stack) -> 
             assert error_of(caught).reason == "NO_SEGMENTER"
 
 
-def test_it_ends_in_good_order(stack: Stack) -> None:
-    with start_process("services.query", stack.environment) as (process, address), connected(address) as query:
+def test_it_ends_in_good_order(gallery: Stack) -> None:
+    with start_process("services.query", gallery.environment) as (process, address), connected(address) as query:
         query.Search(red(), timeout=TIMEOUT_S)
         process.signal(signal.SIGTERM)
         assert wait_until(lambda: not process.running, timeout_s=TIMEOUT_S)
@@ -155,8 +138,8 @@ def test_it_ends_in_good_order(stack: Stack) -> None:
         assert "stopped" in process.last_lines()
 
 
-def test_a_wrong_setting_stops_it_with_a_sentence(stack: Stack) -> None:
-    wrong = stack.environment | {"SACCADE_QUERY_MAX_SEARCHES": "0"}
+def test_a_wrong_setting_stops_it_with_a_sentence(gallery: Stack) -> None:
+    wrong = gallery.environment | {"SACCADE_QUERY_MAX_SEARCHES": "0"}
     with pytest.raises(EngineError, match="MAX_SEARCHES"), start_process("services.query", wrong):
         pass
 

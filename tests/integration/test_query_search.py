@@ -1,6 +1,6 @@
 """Searches over a real stack: milvus-lite, local objects, the toy embedder and the query service as processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -12,7 +12,6 @@ from saccade.errors import api_error
 from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
 from services.common.tensors import to_tensor
-from tests.engines import milvus_lite
 from tests.integration.query_gallery import (
     GHOST,
     LEFT,
@@ -20,18 +19,14 @@ from tests.integration.query_gallery import (
     NEW,
     PICTURES,
     RIGHT,
-    TOY,
     Stack,
     box,
-    connected,
     ids,
-    load_gallery,
     picture,
     refused,
     remove_collection,
     scores,
     search,
-    start_process,
     text,
 )
 
@@ -41,21 +36,6 @@ STORED = {*PICTURES, NEW}
 SEGMENTED = {name for name, (_, patches) in PICTURES.items() if patches}
 HOLD_RED = {name for name in SEGMENTED if "red" in name}
 HOLD_BLUE = {name for name in SEGMENTED if "blue" in name}
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("query")
-    with milvus_lite(folder / "milvus") as milvus, start_process("services.embedder", TOY) as (_, embedder):
-        stack = Stack(milvus.uri, embedder, folder / "objects")
-        load_gallery(stack)
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def query(stack: Stack) -> Iterator[QueryServiceStub]:
-    with start_process("services.query", stack.environment) as (_, address), connected(address) as stub:
-        yield stub
 
 
 @pytest.mark.parametrize("mode", [WHOLE, HYBRID])
@@ -309,9 +289,9 @@ def test_an_empty_collection_has_no_answers(query: QueryServiceStub) -> None:
         assert response.next_page_token == ""
 
 
-def test_a_collection_deleted_a_moment_ago_is_not_there(stack: Stack, query: QueryServiceStub) -> None:
+def test_a_collection_deleted_a_moment_ago_is_not_there(gallery: Stack, query: QueryServiceStub) -> None:
     assert ids(search(query, text("red"), collection="brief")) == []
-    remove_collection(stack, "brief")
+    remove_collection(gallery, "brief")
     assert refused(query, text("red"), collection="brief") == (NOT_FOUND, "collection", "COLLECTION_NOT_FOUND")
 
 

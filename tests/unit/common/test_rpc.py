@@ -15,6 +15,7 @@ from saccade.errors import api_error
 from services.common.deadline import time_left_s
 from services.common.errors import InvalidArgument
 from services.common.rpc import LIVENESS, Server
+from services.common.settings import GrpcSettings
 
 DESCRIPTOR = pb.DESCRIPTOR.services_by_name["EmbedderService"]
 Behaviour = Callable[[pb.GetModelRequest], Awaitable[pb.GetModelResponse]]
@@ -30,7 +31,7 @@ class Servicer(pb_grpc.EmbedderServiceServicer):
 
 @asynccontextmanager
 async def serving(behaviour: Behaviour, *, max_call_s: float = 5.0) -> AsyncIterator[tuple[Server, grpc.aio.Channel]]:
-    server = Server("127.0.0.1:0", max_call_s=max_call_s, drain_s=2.0, max_connection_age_s=60, reflect=True)
+    server = Server(GrpcSettings(listen="127.0.0.1:0", max_call_s=max_call_s, drain_s=2.0))
     server.add(DESCRIPTOR, pb_grpc.add_EmbedderServiceServicer_to_server, Servicer(behaviour))  # type: ignore[abstract]
     await server.start()
     try:

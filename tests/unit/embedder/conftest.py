@@ -11,6 +11,7 @@ import pytest
 from saccade.channel import channel_options
 from saccade.embedder.v1 import embedder_service_pb2, embedder_service_pb2_grpc
 from services.common.rpc import Server
+from services.common.settings import GrpcSettings
 from services.embedder.engine import Engine
 from services.embedder.models.base import Encoder, Segmenter
 from services.embedder.models.toy import ToyEncoder, ToySegmenter
@@ -34,7 +35,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve the toy encoder, or another, on a free port."""
     engine = Engine(EmbedderSettings(**settings), encoder or ToyEncoder(), segmenter)
-    server = Server("127.0.0.1:0", max_call_s=30, drain_s=1, max_connection_age_s=300, reflect=False)
+    server = Server(GrpcSettings(listen="127.0.0.1:0", max_call_s=30, drain_s=1, reflection=False))
     servicer = EmbedderServicer()
     descriptor = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"]
     server.add(descriptor, embedder_service_pb2_grpc.add_EmbedderServiceServicer_to_server, servicer)
