@@ -61,8 +61,10 @@ class Collections:
     """All collections.
 
     What was read of one is trusted for `ttl_s`; a deletion waits that long after it is announced, so that no replica
-    stores into a collection that is going. Two replicas that make the same name at the same moment both succeed, and
-    the later record stays: the object store has no conditional write that every engine offers.
+    begins to store into a collection that is going. What another replica had begun before may still be written behind
+    the deletion; it is unreachable, and goes when the name is made again. Two replicas that make the same name at the
+    same moment both succeed, and the later record stays: the object store has no conditional write that every engine
+    offers.
     """
 
     def __init__(
@@ -137,7 +139,8 @@ class Collections:
         try:
             model = await self._embedder.get_model(new.model)
         except (NotFound, InvalidArgument) as exc:
-            raise exc.at("collection.model") from exc
+            # The embedder's own field is named `model` too.
+            raise type(exc)(exc.message, field="collection.model", reason=exc.reason) from exc
         if new.fingerprint and new.fingerprint != model.fingerprint:
             raise FailedPrecondition(
                 f"the embedder's model {model.model!r} has the fingerprint {model.fingerprint}; leave fingerprint "
@@ -175,8 +178,11 @@ class Collections:
 
     async def counts(self, record: CollectionRecord) -> Counts:
         """What is in the collection now."""
-        (images, segments), pending = await asyncio.gather(
-            self._vectors.count(Generation.of(record)), self._markers.count(record.name)
+        generation = Generation.of(record)
+        images, segments, pending = await asyncio.gather(
+            self._vectors.count_images(generation),
+            self._vectors.count_segments(generation),
+            self._markers.count(record.name),
         )
         return Counts(images, segments, pending)
 
@@ -240,7 +246,9 @@ class Collections:
                     f"the collection {record.name!r} exists", field="collection.name", reason="COLLECTION_EXISTS"
                 )
             generation = Generation.of(record)
-            # Without a record, whatever the index holds under this name is left over from something interrupted.
+            # Without a record, whatever there is under this name is left over from something interrupted. Objects
+            # first: until the record is written, which takes the index seconds, nobody stores here.
+            await self._delete_images(record.name)
             await self._vectors.drop_collection(record.name)
             await self._vectors.create_generation(generation)
             await self._vectors.activate(generation)
@@ -279,11 +287,15 @@ class Collections:
             if not record.delete_forced:
                 await self._take_back_unless_empty(record)
             await self._vectors.drop_collection(name)
-            await self._objects.delete_prefix(image_prefix(name))
-            await self._objects.delete_prefix(pending_prefix(name))
+            await self._delete_images(name)
             await self._objects.delete(collection_key(name))
             self._known.pop(name, None)
         _log.info("collection deleted", collection=name)
+
+    async def _delete_images(self, name: str) -> None:
+        """Remove the objects and markers of all the collection's images."""
+        await self._objects.delete_prefix(image_prefix(name))
+        await self._objects.delete_prefix(pending_prefix(name))
 
     async def _take_back_unless_empty(self, record: CollectionRecord) -> None:
         """An image that came in while the deletion was announced ends it."""

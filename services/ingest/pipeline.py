@@ -119,8 +119,7 @@ class Pipeline:
         """
         generation = Generation.of(collection)
         images = await self._vectors.get_images(generation, [record.id], consistency=Consistency.STRONG)
-        found = await self._vectors.get_segments(generation, [record.id], consistency=Consistency.STRONG)
-        segments = found.get(record.id, [])
+        segments = await self._vectors.get_segments(generation, record.id, consistency=Consistency.STRONG)
         if (row := images.get(record.id)) is not None:
             await self._vectors.upsert_images(generation, [image_row(record, row.vector)])
         if segments:
@@ -128,6 +127,11 @@ class Pipeline:
             await self._vectors.replace_segments(generation, record.id, rows)
         complete = record.state is not ImageState.SEGMENTED or len(segments) == record.segment_count
         return row is not None and complete and record.generation == collection.generation
+
+    async def clear(self, collection: CollectionRecord, image_id: str) -> None:
+        """Remove the image's rows and segments, which are of other bytes than it has now."""
+        await self._vectors.delete_images(Generation.of(collection), [image_id])
+        await self._files.delete_segments(collection.name, image_id)
 
     async def erase(self, collection: CollectionRecord, image_id: str) -> None:
         """Remove the image's rows and objects; the record goes with the objects."""

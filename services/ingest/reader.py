@@ -86,6 +86,6 @@ class Reader:
     async def _with_vectors(
         self, owner: CollectionRecord, image_id: str, segments: tuple[Segment, ...]
     ) -> tuple[Segment, ...]:
-        rows = await self._vectors.get_segments(Generation.of(owner), [image_id])
+        rows = await self._vectors.get_segment_vectors(Generation.of(owner), [image_id])
         vectors = {row.index: row.vector for row in rows.get(image_id, [])}
         return tuple(replace(segment, vector=vectors.get(segment.index)) for segment in segments)

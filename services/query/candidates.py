@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from services.common.domain import Vector
-from services.common.vectors import Generation, ImageRow, SegmentRow, VectorStore
+from services.common.vectors import FoundSegment, Generation, VectorStore
 from services.query.concurrency import both, together
 from services.query.domain import Mode, SearchQuery
 from services.query.ranking import Candidates, PartVectors, interleave
@@ -30,10 +30,10 @@ _HITS_PER_IMAGE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Candidates, and the stored row of each of their segments, in the same order."""
+    """Candidates, and what is stored of each of their segments, in the same order."""
 
     candidates: Candidates
-    rows: tuple[SegmentRow, ...]
+    segments: tuple[FoundSegment, ...]
 
 
 class CandidateSearch:
@@ -64,16 +64,16 @@ class CandidateSearch:
         images, segments = await both(self._images(query, generation, ids), self._segments(query, generation, ids))
         needed: Container[str] = segments if query.mode is Mode.SEGMENT else images
         kept = [image_id for image_id in ids if image_id in needed]
-        rows = [row for image_id in kept for row in segments.get(image_id, ())]
+        found = [segment for image_id in kept for segment in segments.get(image_id, ())]
         owners = [at for at, image_id in enumerate(kept) for _ in segments.get(image_id, ())]
         counts = query.mode is not Mode.SEGMENT
         candidates = Candidates(
             ids=tuple(kept),
-            whole=_stacked([images[image_id].vector for image_id in kept], generation) if counts else None,
-            segments=_stacked([row.vector for row in rows], generation),
+            whole=_stacked([images[image_id] for image_id in kept], generation) if counts else None,
+            segments=_stacked([segment.vector for segment in found], generation),
             owners=np.array(owners, dtype=np.intp),
         )
-        return Gathered(candidates, tuple(rows))
+        return Gathered(candidates, tuple(found))
 
     async def _by_whole(
         self, query: SearchQuery, generation: Generation, parts: Sequence[PartVectors], wanted: int
@@ -108,19 +108,21 @@ class CandidateSearch:
                 return lists
             limit = min(4 * limit, _MOST_HITS)
 
-    async def _images(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> dict[str, ImageRow]:
+    async def _images(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> dict[str, Vector]:
         if query.mode is Mode.SEGMENT:
             return {}
-        return await self._vectors.get_images(generation, ids, consistency=query.params.consistency)
+        return await self._vectors.get_image_vectors(generation, ids, consistency=query.params.consistency)
 
     async def _segments(
         self, query: SearchQuery, generation: Generation, ids: Sequence[str]
-    ) -> dict[str, list[SegmentRow]]:
+    ) -> dict[str, list[FoundSegment]]:
         """Segments that count. In SEGMENT mode the filter speaks of them; in HYBRID of their images alone."""
         if query.segment_weight == 0:
             return {}
         where = query.segment_where if query.mode is Mode.SEGMENT else ""
-        return await self._vectors.get_segments(generation, ids, where=where, consistency=query.params.consistency)
+        return await self._vectors.get_segment_vectors(
+            generation, ids, where=where, consistency=query.params.consistency
+        )
 
 
 def _stacked(vectors: Sequence[Vector], generation: Generation) -> Vector:

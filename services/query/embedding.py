@@ -18,7 +18,7 @@ from services.common.fetch import ImageFetcher
 from services.common.images import ImageLimits, probe
 from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import CollectionRecord, ImageRecord, ImageState, original_key, record_key
-from services.common.vectors import Generation, VectorStore
+from services.common.vectors import Consistency, Generation, VectorStore
 from services.query.concurrency import together
 from services.query.domain import (
     Address,
@@ -74,23 +74,35 @@ class PartEmbedder:
         self._fetcher = fetcher
         self._limits = limits
 
-    async def embed(self, parts: Sequence[QueryPart], collection: CollectionRecord, *, with_segments: bool) -> Embedded:
+    async def embed(
+        self,
+        parts: Sequence[QueryPart],
+        collection: CollectionRecord,
+        consistency: Consistency,
+        *,
+        with_segments: bool,
+    ) -> Embedded:
         """Embed all parts at the same time.
 
         Args:
             parts: The query's parts.
             collection: Whose model made the vectors that they are compared with.
+            consistency: Which writes are seen where a part names what is stored.
             with_segments: Whether whole pictures are taken apart too.
 
         Raises:
             InvalidArgument: a picture can not be used, a vector does not fit; the part's field is named.
             NotFound: a stored image or segment is not there.
-            FailedPrecondition: texts for a model without text tower, or an embedder with another model.
+            FailedPrecondition: texts for a model without text tower, an embedder with another model, or a stored image
+                that is not indexed, yet or ever.
         """
         texts = [(part, part.content) for part in parts if isinstance(part.content, Text)]
         others = [part for part in parts if not isinstance(part.content, Text)]
         made = await together(
-            [self._texts(texts, collection), *(self._other(part, collection, with_segments) for part in others)]
+            [
+                self._texts(texts, collection),
+                *(self._other(part, collection, consistency, with_segments) for part in others),
+            ]
         )
         by_index = {index: vectors for group in made for index, vectors, _ in group}
         degraded = [note for group in made for _, _, note in group if note]
@@ -117,7 +129,9 @@ class PartEmbedder:
             (part.index, PartVectors.single(part.weight, row), "") for (part, _), row in zip(texts, rows, strict=True)
         ]
 
-    async def _other(self, part: QueryPart, collection: CollectionRecord, with_segments: bool) -> list[_Made]:
+    async def _other(
+        self, part: QueryPart, collection: CollectionRecord, consistency: Consistency, with_segments: bool
+    ) -> list[_Made]:
         note = ""
         match part.content:
             case OwnVector(field=field, vector=vector):
@@ -129,11 +143,11 @@ class PartEmbedder:
                     )
                 made = PartVectors.single(part.weight, vector)
             case StoredSegment() as segment:
-                made = PartVectors.single(part.weight, await self._stored_segment(segment, collection))
+                made = PartVectors.single(part.weight, await self._stored_segment(segment, collection, consistency))
             case Region() as region:
                 made = PartVectors.single(part.weight, await self._region(region, collection))
             case Stored() as stored:
-                vector, segments = await self._stored(stored, collection, with_segments)
+                vector, segments = await self._stored(stored, collection, consistency, with_segments)
                 made = PartVectors.picture(part.weight, vector, segments)
             case Upload() | Address() as picture:
                 vector, segments, note = await self._picture(picture, collection, with_segments)
@@ -142,24 +156,31 @@ class PartEmbedder:
                 raise Internal("texts are embedded together")
         return [(part.index, made, note)]
 
-    async def _stored(self, stored: Stored, collection: CollectionRecord, with_segments: bool) -> _Picture:
-        generation = Generation.of(collection)
-        rows = await self._vectors.get_images(generation, [stored.image_id])
-        if stored.image_id not in rows:
-            await self._state(stored.field, stored.image_id, collection)
+    async def _stored(
+        self, stored: Stored, collection: CollectionRecord, consistency: Consistency, with_segments: bool
+    ) -> _Picture:
+        generation, ids = Generation.of(collection), [stored.image_id]
+        vectors = await self._vectors.get_image_vectors(generation, ids, consistency=consistency)
+        if stored.image_id not in vectors:
+            await self._check_indexable(stored.field, stored.image_id, collection)
             raise _not_indexed(stored.field, stored.image_id)
         if not with_segments:
-            return rows[stored.image_id].vector, []
-        segments = (await self._vectors.get_segments(generation, [stored.image_id])).get(stored.image_id, [])
-        return rows[stored.image_id].vector, [(row.vector, row.area) for row in segments[:_QUERY_SEGMENTS]]
+            return vectors[stored.image_id], []
+        segments = await self._vectors.get_segment_vectors(generation, ids, consistency=consistency)
+        found = segments.get(stored.image_id, [])[:_QUERY_SEGMENTS]
+        return vectors[stored.image_id], [(segment.vector, segment.area) for segment in found]
 
-    async def _stored_segment(self, segment: StoredSegment, collection: CollectionRecord) -> Vector:
-        found = await self._vectors.get_segments(Generation.of(collection), [segment.image_id])
+    async def _stored_segment(
+        self, segment: StoredSegment, collection: CollectionRecord, consistency: Consistency
+    ) -> Vector:
+        found = await self._vectors.get_segment_vectors(
+            Generation.of(collection), [segment.image_id], consistency=consistency
+        )
         for row in found.get(segment.image_id, ()):
             if row.index == segment.index:
                 return row.vector
         field = f"{segment.field}.image_id"
-        if await self._state(field, segment.image_id, collection) is not ImageState.SEGMENTED:
+        if await self._check_indexable(field, segment.image_id, collection) is not ImageState.SEGMENTED:
             raise _not_indexed(field, segment.image_id)
         raise NotFound(
             f"image {segment.image_id!r} has no segment with index {segment.index}",
@@ -226,22 +247,26 @@ class PartEmbedder:
                 except ObjectMissing as exc:
                     raise _no_image(field, image_id) from exc
 
-    async def _state(self, field: str, image_id: str, collection: CollectionRecord) -> ImageState:
-        """How far a stored image has come; NotFound if it is not there."""
+    async def _check_indexable(self, field: str, image_id: str, collection: CollectionRecord) -> ImageState:
+        """How far a stored image has come; NotFound if it is not there, FailedPrecondition if it never gets further."""
         try:
             data = await self._objects.get(record_key(collection.name, image_id))
         except ObjectMissing as exc:
             raise _no_image(field, image_id) from exc
-        return ImageRecord.model_validate_json(data).state
+        record = ImageRecord.model_validate_json(data)
+        if record.state is ImageState.FAILED:
+            raise FailedPrecondition(
+                f"image {image_id!r} could not be indexed: {record.failure}", field=field, reason="IMAGE_FAILED"
+            )
+        return record.state
 
 
 def only_result(made: Sequence[_T | SaccadeError], field: str) -> _T:
     """The one result of a call with one image; its error names the part's field."""
     (result,) = made
-    if isinstance(result, InvalidArgument):
-        raise _renamed(result, field)
     if isinstance(result, SaccadeError):
-        raise result
+        # Only bad input is about a field of the request.
+        raise _renamed(result, field if isinstance(result, InvalidArgument) else "")
     return result
 
 

@@ -148,7 +148,8 @@ class Scores:
 
     def order(self, min_score: float = 0.0) -> list[int]:
         """Indices of candidates with at least `min_score`, best first; ties by id."""
-        passing = np.flatnonzero(self._judged & (self.scores >= min_score))
+        # As callers see them: a score sent back as `min_score` passes its own result.
+        passing = np.flatnonzero(self._judged & (self.scores.astype(np.float32) >= np.float32(min_score)))
         return sorted(passing.tolist(), key=lambda i: (-self.scores[i], self._candidates.ids[i]))
 
     def explain(self, candidate: int) -> list[PartScore]:

@@ -1,7 +1,9 @@
 """What the object store knows of the images found: records, segments, and addresses for browsers."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from pydantic import ValidationError
@@ -16,11 +18,13 @@ from services.common.records import (
     segments_key,
     thumbnail_key,
 )
-from services.common.vectors import SegmentRow
+from services.common.vectors import FoundSegment
 from services.query.concurrency import both, together
 from services.query.ranking import PartScore
 
 __all__ = ["FoundImage", "Matched", "Ranked", "ResultReader"]
+
+READS_AT_ONCE: Final = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -32,13 +36,13 @@ class Ranked:
     Attributes:
         id: Its name.
         score: In [0, 1].
-        matches: (index of the part, the segment's stored row, cosine), best first.
+        matches: (index of the part, the segment, cosine), best first.
         score_parts: How the score came about; empty where nobody asked.
     """
 
     id: str
     score: float
-    matches: tuple[tuple[int, SegmentRow, float], ...]
+    matches: tuple[tuple[int, FoundSegment, float], ...]
     score_parts: tuple[PartScore, ...]
 
 
@@ -64,15 +68,22 @@ class FoundImage:
 
 
 class ResultReader:
-    """Completes results. Safe for concurrent use; the object store bounds how many reads run at a time."""
+    """Completes results. Safe for concurrent use."""
 
     def __init__(self, objects: ObjectStore) -> None:
         """Read from `objects`."""
         self._objects = objects
+        # Over all searches: the store lets some calls wait and refuses the rest, and a search reads up to 100 images.
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
 
     async def read(self, collection: str, ranked: Iterable[Ranked]) -> list[FoundImage]:
         """The images that are still there, in order."""
-        found = await together(self._read(collection, image) for image in ranked)
+
+        async def read(image: Ranked) -> FoundImage | None:
+            async with self._slots:
+                return await self._read(collection, image)
+
+        found = await together(map(read, ranked))
         return [image for image in found if image is not None]
 
     async def _read(self, collection: str, image: Ranked) -> FoundImage | None:
@@ -109,7 +120,8 @@ class ResultReader:
         """All that is known of an image's segments; nothing where it is being replaced just now."""
         try:
             data = await self._objects.get(segments_key(collection, image_id))
-            return SegmentsRecord.model_validate_json(data).to_segments()
+            # Masks make it long.
+            return await asyncio.to_thread(lambda: SegmentsRecord.model_validate_json(data).to_segments())
         except ObjectMissing:
             return ()
         except ValidationError:
@@ -117,7 +129,7 @@ class ResultReader:
             return ()
 
 
-def _of_row(row: SegmentRow) -> Segment:
+def _of_row(row: FoundSegment) -> Segment:
     """What the index alone knows of a segment: no mask, no confidences."""
     return Segment(
         index=row.index,

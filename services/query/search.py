@@ -144,24 +144,27 @@ class Search:
         return Answer(tuple(results), _next_token(query, results) if more else "", plan)
 
     async def _embed(self, query: SearchQuery, collection: CollectionRecord) -> Embedded:
-        return await self._embedder.embed(query.parts, collection, with_segments=query.segment_weight > 0)
+        return await self._embedder.embed(
+            query.parts, collection, query.params.consistency, with_segments=query.segment_weight > 0
+        )
 
     async def _selectivity(self, query: SearchQuery, generation: Generation, plan: Plan) -> float:
         """Share of the images (in SEGMENT mode, of the segments) that the filter passes; 0 where it is not known."""
-        segments_where = query.segment_where if query.mode is Mode.SEGMENT else ""
-        if not query.image_where and not segments_where:
+        by_segment = query.mode is Mode.SEGMENT
+        where = query.segment_where if by_segment else query.image_where
+        if not where:
             return 1.0
-        count = partial(self._vectors.count, generation, consistency=query.params.consistency)
+        kind = self._vectors.count_segments if by_segment else self._vectors.count_images
+        count = partial(kind, generation, consistency=query.params.consistency)
         try:
             # A number for people is not worth a slow answer.
             with call_deadline(self._count_patience_s):
-                passing, every = await both(count(where=query.image_where, segments_where=segments_where), count())
+                passing, every = await both(count(where=where), count())
         except SaccadeError as exc:
             plan.degraded.append(f"filter_selectivity: {exc.message}")
             return 0.0
-        at = 1 if segments_where else 0
         # The two counts are not of one moment.
-        return min(1.0, passing[at] / every[at]) if every[at] else 1.0
+        return min(1.0, passing / every) if every else 1.0
 
     async def _page(self, query: SearchQuery, ranking: "_Ranking") -> tuple[list[FoundImage], bool]:
         """A full page if there are so many, and whether something is left; what is gone makes room for the next."""
@@ -194,7 +197,8 @@ class _Ranking:
             id=self._gathered.candidates.ids[index],
             score=float(self._scores.scores[index]),
             matches=tuple(
-                (match.part, self._gathered.rows[match.row], match.similarity) for match in self._scores.matches(index)
+                (match.part, self._gathered.segments[match.row], match.similarity)
+                for match in self._scores.matches(index)
             ),
             score_parts=tuple(self._scores.explain(index)) if self._query.explain else (),
         )

@@ -4,6 +4,7 @@ from services.common.vectors.filters import FilterTarget, compile_filter
 from services.common.vectors.metadata import MAX_METADATA_BYTES, indexed_size_bytes
 from services.common.vectors.rows import (
     Consistency,
+    FoundSegment,
     Generation,
     ImageHit,
     ImageRow,
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_METADATA_BYTES",
     "Consistency",
     "FilterTarget",
+    "FoundSegment",
     "Generation",
     "ImageHit",
     "ImageRow",

@@ -35,10 +35,15 @@ class Catalog:
         """See VectorStore."""
         check_index(generation)
         # Milvus takes 3 s for each.
-        await asyncio.gather(
+        made = await asyncio.gather(
             self._create(generation, images_name(generation), images_schema(generation.dimension)),
             self._create(generation, segments_name(generation), segments_schema(generation.dimension)),
+            return_exceptions=True,
         )
+        # Both have ended before either's error is told: nothing goes on behind the caller's back.
+        for error in made:
+            if error is not None:
+                raise error
 
     async def _create(self, generation: Generation, name: str, schema: CollectionSchema) -> None:
         def create(client: MilvusClient, left_s: float) -> None:
@@ -115,6 +120,6 @@ def _check(description: dict[str, Any], generation: Generation, name: str) -> No
     if fingerprint != generation.fingerprint or int(dimension) != generation.dimension:
         raise FailedPrecondition(
             f"Milvus has a collection {name} of dimension {dimension} for the model {fingerprint or 'unknown'}, not "
-            f"of dimension {generation.dimension} for the model {generation.fingerprint}; reindex the collection",
+            f"of dimension {generation.dimension} for the model {generation.fingerprint}; take another collection",
             reason="MODEL_MISMATCH",
         )

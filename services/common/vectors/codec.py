@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from services.common.domain import Box, Vector
 from services.common.errors import InvalidArgument
 from services.common.vectors.metadata import MAX_METADATA_BYTES, decode, encode, indexed_size_bytes
-from services.common.vectors.rows import Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
+from services.common.vectors.rows import FoundSegment, Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
 from services.common.vectors.schema import MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS
 
 __all__ = [
     "check_vectors",
+    "found_segment",
     "image_entity",
     "image_hit",
     "image_row",
+    "image_vector",
     "segment_entity",
     "segment_hit",
     "segment_ids",
@@ -132,6 +134,24 @@ def segment_row(entity: Entity) -> SegmentRow:
     )
 
 
+def image_vector(entity: Entity) -> Vector:
+    """An image's vector from what Milvus gave."""
+    return np.asarray(entity["vector"], dtype=np.float32)
+
+
+def found_segment(entity: Entity) -> FoundSegment:
+    """A segment's own fields from what Milvus gave."""
+    return FoundSegment(
+        image_id=entity["image_id"],
+        index=_index(entity["id"]),
+        vector=np.asarray(entity["vector"], dtype=np.float32),
+        box=_box(entity),
+        area=entity["area"],
+        stability=entity["stability"],
+        tags=tuple(entity["tags"]),
+    )
+
+
 def image_hit(hit: Entity) -> ImageHit:
     """A found image from what Milvus gave."""
     return ImageHit(hit["id"], _cosine(hit["distance"]))
@@ -139,9 +159,8 @@ def image_hit(hit: Entity) -> ImageHit:
 
 def segment_hit(hit: Entity) -> SegmentHit:
     """A found segment from what Milvus gave."""
-    entity = hit["entity"]
     image_id, _, index = hit["id"].rpartition(SEPARATOR)
-    return SegmentHit(image_id, int(index), _cosine(hit["distance"]), _box(entity), entity["area"])
+    return SegmentHit(image_id, int(index), _cosine(hit["distance"]))
 
 
 def _index(row_id: str) -> int:

@@ -1,4 +1,4 @@
-"""The connection to Milvus: made when first needed, made anew when it broke, and every error one of our own."""
+"""The connection to Milvus: made when first needed, and every error one of our own."""
 
 import asyncio
 import logging
@@ -87,10 +87,7 @@ class Engine:
         try:
             return await self._workers.run(attempt)
         except (MilvusException, grpc.RpcError) as exc:
-            error = self.wrapped(exc)
-            if isinstance(error, Unavailable):
-                self._forget(client)
-            raise error from exc
+            raise self.wrapped(exc) from exc
 
     async def close(self) -> None:
         """Close the connection."""
@@ -143,10 +140,6 @@ class Engine:
             error = self.wrapped(exc)
             raise error from exc
 
-    def _forget(self, client: MilvusClient) -> None:
-        if self._client is client:
-            self._client = None
-
     def _unavailable(self, why: str) -> Unavailable:
         return Unavailable(
             f"Milvus at {self._settings.milvus_uri} does not answer: {why}",
@@ -167,5 +160,7 @@ class Engine:
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED or code in _BUSY:
             return Overloaded(f"Milvus is at its limit: {text}", retry_after_s=1.0)
         if code == COLLECTION_NOT_FOUND:
-            return IndexMissing(f"the index has no such collection ({text}); RepairCollection builds it anew")
+            return IndexMissing(
+                f"the index has no such collection ({text}); delete the collection and store its images again"
+            )
         return Internal(f"Milvus refused a request: {text}", reason=f"MILVUS_{code}")

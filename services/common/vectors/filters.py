@@ -18,7 +18,7 @@ import numpy as np
 from google.protobuf import struct_pb2
 
 from saccade.common.v1 import types_pb2
-from services.common.errors import InvalidArgument, Unimplemented
+from services.common.errors import InvalidArgument
 from services.common.records import check_image_id
 from services.common.vectors.literals import metadata_path, number, one_of, quote
 from services.common.vectors.metadata import MARK
@@ -54,8 +54,8 @@ def compile_filter(message: types_pb2.Filter, target: FilterTarget, field: str =
     """The expression that passes the rows which the filter passes; empty for an unset filter.
 
     Raises:
-        InvalidArgument: the filter is incomplete, contradicts itself or is too large; `field` is the path of the fault.
-        Unimplemented: it asks for a minimum confidence.
+        InvalidArgument: the filter is incomplete, contradicts itself, is too large, or asks for a minimum confidence,
+            which is not offered yet; `field` is the path of the fault.
     """
     if message.WhichOneof("kind") is None:
         return ""
@@ -116,9 +116,10 @@ class _Compiler:
         if math.isnan(tags.min_confidence) or not 0 <= tags.min_confidence <= 1:
             raise InvalidArgument("must be in [0, 1]", field=f"{field}.min_confidence")
         if tags.min_confidence > 0:
-            raise Unimplemented(
-                "the index does not know tags' confidences yet; leave min_confidence out",
+            raise InvalidArgument(
+                "is not offered by this version; leave it unset",
                 field=f"{field}.min_confidence",
+                reason="NOT_IMPLEMENTED",
             )
         if not 1 <= len(tags.names) <= MAX_TAG_NAMES:
             raise InvalidArgument(f"needs 1 to {MAX_TAG_NAMES} names, not {len(tags.names)}", field=f"{field}.names")
@@ -252,8 +253,12 @@ def _finite(value: float, field: str) -> float:
 
 
 def _milliseconds(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    # Far beyond what the column holds, and far enough from what overflows.
+    inside = max(-1e18, min(1e18, seconds))
     # Seconds with a fraction are seldom exact in binary: without rounding, 1.001 s would lie above 1,001 ms.
-    return None if seconds is None else round(seconds * 1000, 3)
+    return round(inside * 1000, 3)
 
 
 def _int64(value: int) -> int:

@@ -5,24 +5,12 @@ from typing import Final
 
 from services.common.records import IndexSpec
 
-__all__ = ["choose_nlist", "choose_nprobe", "index_nlist", "index_nprobe"]
+__all__ = ["choose_nprobe", "index_nlist", "index_nprobe"]
 
 # A collection starts with no rows: what it is built with until it is built anew.
 DEFAULT_NLIST: Final = 128
-MAX_NLIST: Final = 65_536
 # Fewer lists than this are never searched: in a small index they cost next to nothing.
 MIN_NPROBE: Final = 32
-
-
-def choose_nlist(rows: int) -> int:
-    """Lists for an IVF index over `rows` vectors: a power of two near 4 * sqrt(rows), within [128, 65536].
-
-    4 * sqrt(n) is what the authors of FAISS and of Milvus advise; a list then holds sqrt(n) / 4 vectors.
-    """
-    if rows <= 0:
-        return DEFAULT_NLIST
-    power = round(math.log2(4 * math.sqrt(rows)))
-    return max(DEFAULT_NLIST, min(MAX_NLIST, 1 << power))
 
 
 def choose_nprobe(nlist: int, target_recall: float) -> int:

@@ -7,7 +7,16 @@ from typing import Any
 from services.common.domain import Box, Vector
 from services.common.records import CollectionRecord, IndexSpec
 
-__all__ = ["Consistency", "Generation", "ImageHit", "ImageRow", "SearchParams", "SegmentHit", "SegmentRow"]
+__all__ = [
+    "Consistency",
+    "FoundSegment",
+    "Generation",
+    "ImageHit",
+    "ImageRow",
+    "SearchParams",
+    "SegmentHit",
+    "SegmentRow",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,19 @@ class SegmentRow:
         return f"{self.image_id}/{self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class FoundSegment:
+    """What ranking needs of a segment: its own part of a `SegmentRow`."""
+
+    image_id: str
+    index: int
+    vector: Vector = field(compare=False)
+    box: Box
+    area: float
+    stability: float
+    tags: tuple[str, ...]
+
+
 class Consistency(Enum):
     """Which writes a read is sure to see."""
 
@@ -100,5 +122,3 @@ class SegmentHit:
     image_id: str
     index: int
     similarity: float
-    box: Box
-    area: float

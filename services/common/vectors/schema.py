@@ -13,6 +13,7 @@ from services.common.vectors.rows import Generation
 
 __all__ = [
     "FINGERPRINT_PROPERTY",
+    "FOUND_FIELDS",
     "IMAGE_FIELDS",
     "MAX_SEGMENTS",
     "SEGMENT_FIELDS",
@@ -39,16 +40,10 @@ MAX_TAGS: Final = 1024
 FINGERPRINT_PROPERTY: Final = "saccade.fingerprint"
 
 IMAGE_FIELDS: Final = ("id", "vector", "tags", "metadata", "width", "height", "created_at")
+FOUND_FIELDS: Final = ("image_id", "vector", "x0", "y0", "x1", "y1", "area", "stability", "tags")
+"""A segment's own fields."""
 SEGMENT_FIELDS: Final = (
-    "image_id",
-    "vector",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "area",
-    "stability",
-    "tags",
+    *FOUND_FIELDS,
     "image_tags",
     "metadata",
     "width",

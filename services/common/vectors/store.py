@@ -2,22 +2,25 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, Final, TypeVar
+from itertools import chain, islice
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
+from services.common.domain import Vector
 from services.common.errors import InvalidArgument
 from services.common.settings import VectorSettings
 from services.common.vectors.catalog import Catalog
 from services.common.vectors.codec import (
     Entity,
     check_vectors,
+    found_segment,
     image_entity,
     image_hit,
     image_row,
+    image_vector,
     segment_entity,
     segment_hit,
     segment_ids,
@@ -28,6 +31,7 @@ from services.common.vectors.index import index_nlist, index_nprobe
 from services.common.vectors.literals import one_of, quote
 from services.common.vectors.rows import (
     Consistency,
+    FoundSegment,
     Generation,
     ImageHit,
     ImageRow,
@@ -35,16 +39,23 @@ from services.common.vectors.rows import (
     SegmentHit,
     SegmentRow,
 )
-from services.common.vectors.schema import IMAGE_FIELDS, MAX_SEGMENTS, SEGMENT_FIELDS, images_name, segments_name
+from services.common.vectors.schema import (
+    FOUND_FIELDS,
+    IMAGE_FIELDS,
+    MAX_SEGMENTS,
+    SEGMENT_FIELDS,
+    images_name,
+    segments_name,
+)
 
 __all__ = ["VectorStore"]
 
 # Milvus' most rows in one answer.
 MAX_LIMIT: Final = 16_384
-# Rows in one write: about 4 MB at 1,024 dimensions, well under Milvus' limit of 64 MB for a message.
-WRITE_BATCH: Final = 1_000
-# Images whose segments are read whole in one query: 4,096 rows, 17 MB at 1,024 dimensions.
-SEGMENT_READ_BATCH: Final = 64
+# Rows in one write: at most 34 MB at 1,024 dimensions and with all the metadata that rows may have. Milvus takes 64 MB.
+WRITE_BATCH: Final = 500
+# Bytes of vectors in one answer to a read of segments, with every image having as many as it can.
+READ_BYTES: Final = 32 * 1024 * 1024
 # Images whose segments' ids are read in one query.
 IMAGE_BATCH: Final = MAX_LIMIT // MAX_SEGMENTS
 # Ids in one query or delete.
@@ -52,7 +63,6 @@ ID_BATCH: Final = 2_000
 # Query vectors in one search.
 MAX_VECTORS: Final = 256
 
-_BOX_FIELDS: Final = ("x0", "y0", "x1", "y1", "area")
 _DEFAULT: Final = SearchParams()
 # What pymilvus' own iterator asks with: rows in the order of their ids, the first ones of all segments.
 _NO_OPTIONS: Final[Mapping[str, str]] = {}
@@ -116,33 +126,48 @@ class VectorStore:
         self, generation: Generation, ids: Sequence[str], *, consistency: Consistency = Consistency.BOUNDED
     ) -> dict[str, ImageRow]:
         """The rows of these images; missing ones are left out."""
-        rows: dict[str, ImageRow] = {}
-        for batch in _batches(list(dict.fromkeys(ids)), ID_BATCH):
-            found = await self._query(images_name(generation), one_of("id", batch), IMAGE_FIELDS, consistency)
-            rows.update({entity["id"]: image_row(entity) for entity in found})
-        return rows
+        found = await self._images(generation, ids, IMAGE_FIELDS, consistency)
+        return {entity["id"]: image_row(entity) for entity in found}
+
+    async def get_image_vectors(
+        self, generation: Generation, ids: Sequence[str], *, consistency: Consistency = Consistency.BOUNDED
+    ) -> dict[str, Vector]:
+        """The vectors of these images; missing ones are left out."""
+        found = await self._images(generation, ids, ("id", "vector"), consistency)
+        return {entity["id"]: image_vector(entity) for entity in found}
 
     async def get_segments(
+        self, generation: Generation, image_id: str, *, consistency: Consistency = Consistency.BOUNDED
+    ) -> list[SegmentRow]:
+        """The rows of an image's segments, by index."""
+        named, fields = one_of("image_id", [image_id]), ("id", *SEGMENT_FIELDS)
+        found = await self._query(segments_name(generation), named, fields, consistency)
+        return sorted(map(segment_row, found), key=lambda row: row.index)
+
+    async def get_segment_vectors(
         self,
         generation: Generation,
         image_ids: Sequence[str],
         *,
         where: str = "",
         consistency: Consistency = Consistency.BOUNDED,
-    ) -> dict[str, list[SegmentRow]]:
+    ) -> dict[str, list[FoundSegment]]:
         """The segments of these images that pass `where`, by index; images without any are left out."""
-        rows: dict[str, list[SegmentRow]] = {}
-        fields = ("id", *SEGMENT_FIELDS)
-        for batch in _batches(list(dict.fromkeys(image_ids)), SEGMENT_READ_BATCH):
+        size = max(1, min(IMAGE_BATCH, READ_BYTES // (4 * generation.dimension * MAX_SEGMENTS)))
+
+        async def read(batch: Sequence[str]) -> list[Entity]:
             named = one_of("image_id", batch)
             expression = f"{named} and ({where})" if where else named
-            found = await self._query(segments_name(generation), expression, fields, consistency)
-            for entity in found:
-                row = segment_row(entity)
-                rows.setdefault(row.image_id, []).append(row)
-        for segments in rows.values():
-            segments.sort(key=lambda row: row.index)
-        return rows
+            return await self._query(segments_name(generation), expression, ("id", *FOUND_FIELDS), consistency)
+
+        answers = await asyncio.gather(*map(read, _batches(list(dict.fromkeys(image_ids)), size)))
+        segments: dict[str, list[FoundSegment]] = {}
+        for entity in chain.from_iterable(answers):
+            segment = found_segment(entity)
+            segments.setdefault(segment.image_id, []).append(segment)
+        for found in segments.values():
+            found.sort(key=lambda segment: segment.index)
+        return segments
 
     async def search_images(
         self,
@@ -155,7 +180,7 @@ class VectorStore:
     ) -> list[list[ImageHit]]:
         """For each row of `vectors` [n, d] the `limit` most similar images that pass `where`, best first."""
         found = await self._search(
-            generation, images_name(generation), vectors, limit=limit, where=where, params=params, fields=("id",)
+            generation, images_name(generation), vectors, limit=limit, where=where, params=params
         )
         return [[image_hit(hit) for hit in hits] for hits in found]
 
@@ -170,7 +195,7 @@ class VectorStore:
     ) -> list[list[SegmentHit]]:
         """For each row of `vectors` [n, d] the `limit` most similar segments that pass `where`, best first."""
         found = await self._search(
-            generation, segments_name(generation), vectors, limit=limit, where=where, params=params, fields=_BOX_FIELDS
+            generation, segments_name(generation), vectors, limit=limit, where=where, params=params
         )
         return [[segment_hit(hit) for hit in hits] for hits in found]
 
@@ -185,23 +210,20 @@ class VectorStore:
         found = await self._query(name, expression, ("id",), Consistency.STRONG, limit=limit, options=_BY_ID)
         return [entity["id"] for entity in found]
 
-    async def count(
-        self,
-        generation: Generation,
-        *,
-        where: str = "",
-        segments_where: str = "",
-        consistency: Consistency = Consistency.STRONG,
-    ) -> tuple[int, int]:
-        """How many images pass `where` and how many segments pass `segments_where`; STRONG sees every write."""
-        images, segments = await asyncio.gather(
-            self._count(images_name(generation), where, consistency),
-            self._count(segments_name(generation), segments_where, consistency),
-        )
-        return images, segments
+    async def count_images(
+        self, generation: Generation, *, where: str = "", consistency: Consistency = Consistency.STRONG
+    ) -> int:
+        """How many images pass `where`."""
+        return await self._count(images_name(generation), where, consistency)
+
+    async def count_segments(
+        self, generation: Generation, *, where: str = "", consistency: Consistency = Consistency.STRONG
+    ) -> int:
+        """How many segments pass `where`."""
+        return await self._count(segments_name(generation), where, consistency)
 
     def nprobe(self, generation: Generation, params: SearchParams = _DEFAULT) -> int:
-        """How many lists of the index a search with these parameters looks into; 0 if it compares with every row."""
+        """How many lists of the index a search with these parameters looks into at first; 0 if into all."""
         if params.exact:
             return 0
         if params.nprobe:
@@ -215,6 +237,14 @@ class VectorStore:
     async def close(self) -> None:
         """Close the connection."""
         await self._engine.close()
+
+    async def _images(
+        self, generation: Generation, ids: Sequence[str], fields: Sequence[str], consistency: Consistency
+    ) -> list[Entity]:
+        found: list[Entity] = []
+        for batch in _batches(list(dict.fromkeys(ids)), ID_BATCH):
+            found += await self._query(images_name(generation), one_of("id", batch), fields, consistency)
+        return found
 
     async def _upsert(self, name: str, entities: Sequence[Entity]) -> None:
         for batch in _batches(entities, WRITE_BATCH):
@@ -281,32 +311,40 @@ class VectorStore:
         limit: int,
         where: str,
         params: SearchParams,
-        fields: Sequence[str],
     ) -> list[list[Entity]]:
+        """Hits for each vector. Where the lists that were looked into held too few, the others are looked into too.
+
+        An IVF index searches its nprobe nearest lists and no others, however few of their rows pass the filter.
+        """
         array = check_vectors(vectors, generation.dimension)
         check_limit(limit)
         if not 1 <= len(array) <= MAX_VECTORS:
             raise InvalidArgument(f"a search has 1 to {MAX_VECTORS} vectors, not {len(array)}", field="vectors")
-        nprobe = self.nprobe(generation, params) or index_nlist(generation.index)
-        search_params: dict[str, Any] = {
-            "metric_type": generation.index.metric.value,
-            "params": {"nprobe": nprobe},
-        }
+        metric, nlist = generation.index.metric.value, index_nlist(generation.index)
 
-        def search(client: MilvusClient, left_s: float) -> list[list[Entity]]:
-            found = client.search(
-                name,
-                data=list(array),
-                filter=where,
-                limit=limit,
-                output_fields=list(fields),
-                search_params=search_params,
-                consistency_level=params.consistency.value,
-                timeout=left_s,
-            )
-            return [list(hits) for hits in found]
+        async def search(data: NDArray[np.float32], nprobe: int) -> list[list[Entity]]:
+            def call(client: MilvusClient, left_s: float) -> list[list[Entity]]:
+                found = client.search(
+                    name,
+                    data=list(data),
+                    filter=where,
+                    limit=limit,
+                    output_fields=["id"],
+                    search_params={"metric_type": metric, "params": {"nprobe": nprobe}},
+                    consistency_level=params.consistency.value,
+                    timeout=left_s,
+                )
+                return [list(hits) for hits in found]
 
-        return await self._engine.run(search, reads=name)
+            return await self._engine.run(call, reads=name)
+
+        nprobe = self.nprobe(generation, params) or nlist
+        found = await search(array, nprobe)
+        short = [at for at, hits in enumerate(found) if len(hits) < limit]
+        if short and nprobe < nlist:
+            for at, hits in zip(short, await search(array[short], nlist), strict=True):
+                found[at] = hits
+        return found
 
 
 def check_limit(limit: int) -> None:

@@ -2,8 +2,7 @@
 
 `SamPredictor` keeps a picture's state on the object, and `SamAutomaticMaskGenerator` enlarges every mask before it
 drops most of them. Here a call keeps its state to itself, and masks are judged at the network's own low resolution:
-only those that are kept are enlarged. Of the many masks of one thing, one from each point that fell on it, the
-library keeps the best; here they may also be averaged, which evens out what each got wrong.
+only those that are kept are enlarged.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from services.embedder.models.sam_architecture import SAM_CONFIGS, SamConfig, bu
 from services.embedder.models.torch_support import check_sha256, choose_placement, load_state, parameter_count
 from services.embedder.settings import EmbedderSettings
 
-__all__ = ["PUBLISHED_QUALITY", "Quality", "SamSegmenter", "consensus", "load_sam", "load_sam_file"]
+__all__ = ["PUBLISHED_QUALITY", "Quality", "SamSegmenter", "load_sam", "load_sam_file"]
 
 STABILITY_OFFSET: Final = 1.0
 """Logits above and below the threshold between which a stable mask does not change; SAM's own."""
@@ -42,19 +41,10 @@ _MAX_POINTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What suits one model's masks from the automatic grid; how models rate themselves differs between them.
-
-    Attributes:
-        min_predicted_iou: Least predicted IoU of a mask that counts.
-        min_stability: Least stability of a mask that counts.
-        agreement: A kept mask becomes the mean of all that count and have at least this IoU with it; 1: it stays.
-        threshold: The logit above which a pixel belongs to such a mean.
-    """
+    """What a mask from the automatic grid must have to count; how models rate themselves differs between them."""
 
     min_predicted_iou: float
     min_stability: float
-    agreement: float = 1.0
-    threshold: float = 0.0
 
 
 PUBLISHED_QUALITY: Final = Quality(0.8, 0.85)
@@ -80,7 +70,6 @@ class SamSegmenter:
         self._side = int(sam.image_encoder.img_size)
         self._min_iou = _first(settings.min_predicted_iou, quality.min_predicted_iou)
         self._min_stability = _first(settings.min_stability, quality.min_stability)
-        self._agreement, self._threshold = quality.agreement, quality.threshold
         self._points_per_side = settings.points_per_side
         height, width = sam.prompt_encoder.image_embedding_size
         few = min(max(_CPU_TOKENS // (height * width), _MIN_POINTS), _MAX_POINTS)
@@ -115,14 +104,13 @@ class SamSegmenter:
         ]
         logits, iou, stability = (torch.cat(parts) for parts in zip(*found, strict=True))
         visible = self._visible(logits, embedded) > 0
-        quality = iou * stability
         kept = masks.best(
-            visible.cpu().numpy(), quality.cpu().numpy(), max_masks=max_segments, min_area_fraction=min_area_fraction
+            visible.cpu().numpy(),
+            (iou * stability).cpu().numpy(),
+            max_masks=max_segments,
+            min_area_fraction=min_area_fraction,
         )
-        agreed = logits[kept]
-        if self._agreement < 1 and kept:
-            agreed = consensus(logits, visible, quality, kept, self._agreement) - self._threshold
-        return self._candidates(agreed, iou[kept], stability[kept], embedded)
+        return self._candidates(logits[kept], iou[kept], stability[kept], embedded)
 
     @torch.inference_mode()
     def segment_at(self, image: Image.Image, points: Sequence[Point], box: Box | None) -> Candidate:
@@ -260,30 +248,6 @@ _FUSED: Final[dict[type[Any], type[Any]]] = {
     ImageAttention: _FusedImageAttention,
     PromptAttention: _FusedPromptAttention,
 }
-
-
-def consensus(
-    logits: torch.Tensor, visible: torch.Tensor, quality: torch.Tensor, kept: Sequence[int], agreement: float
-) -> torch.Tensor:
-    """For each kept mask the mean logits of all masks that agree with it, weighted by their quality.
-
-    Args:
-        logits: Shape [n, h, w].
-        visible: The masks themselves, boolean, shape [n, rows, columns].
-        quality: Shape [n], more than 0.
-        kept: Indices of k masks.
-        agreement: Least IoU of a mask with the kept one.
-
-    Returns:
-        Logits, shape [k, h, w].
-    """
-    flat = visible.flatten(1).float()
-    areas = flat.sum(dim=1)
-    shared = flat[kept] @ flat.T
-    likeness = shared / (areas[kept, None] + areas - shared).clamp(min=1)
-    weights = torch.where(likeness >= agreement, quality, 0.0)
-    mean: torch.Tensor = (weights / weights.sum(dim=1, keepdim=True)) @ logits.flatten(1)
-    return mean.reshape(len(kept), *logits.shape[1:])
 
 
 def load_sam(settings: EmbedderSettings) -> SamSegmenter:

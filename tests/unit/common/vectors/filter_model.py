@@ -209,7 +209,7 @@ def _image_id(index: int) -> str:
 
 
 ids = st.lists(st.integers(0, 60).map(_image_id), min_size=1, max_size=5)
-times = st.sampled_from([ms / 1000 for ms in TIMES_MS] + [0.0005, 1.0005, -5.0, 1e12, 1e300])
+times = st.sampled_from([ms / 1000 for ms in TIMES_MS] + [0.0005, 1.0005, -5.0, 1e12, 1e300, 1.7e308])
 sizes = st.sampled_from([100.0, 100.5, 101.0, 639.9, 640.0, 1e30, -1e30])
 
 
@@ -222,11 +222,7 @@ def _leaves(target: FilterTarget) -> st.SearchStrategy[types_pb2.Filter]:
     kinds = [
         metadata_filters(),
         metadata_filters(),
-        st.builds(
-            lambda names, every: types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names, all=every)),
-            names,
-            st.booleans(),
-        ),
+        st.builds(_tags, names, st.booleans()),
         ranges(times).map(lambda limits: types_pb2.Filter(create_time=limits)),
         ranges(sizes).map(lambda limits: types_pb2.Filter(width=limits)),
         ranges(sizes).map(lambda limits: types_pb2.Filter(height=limits)),

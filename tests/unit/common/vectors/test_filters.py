@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saccade.common.v1 import types_pb2
-from services.common.errors import InvalidArgument, Unimplemented
+from services.common.errors import InvalidArgument
 from services.common.vectors import FilterTarget, compile_filter
 from tests.unit.common.vectors.filter_model import filters
 
@@ -172,9 +172,9 @@ def test_large_filters_stay_shallow() -> None:
 
 
 def test_confidences_are_not_built_yet() -> None:
-    with pytest.raises(Unimplemented) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         compiled({"tags": {"names": ["x"], "min_confidence": 0.5}})
-    assert caught.value.field == "filter.tags.min_confidence"
+    assert (caught.value.field, caught.value.reason) == ("filter.tags.min_confidence", "NOT_IMPLEMENTED")
 
 
 def test_areas_belong_to_segments() -> None:

@@ -14,7 +14,7 @@ from segment_anything.modeling import Sam
 
 from services.common.domain import Box, Point
 from services.embedder.models.base import ModelError
-from services.embedder.models.sam import SamSegmenter, consensus, load_sam, load_sam_file
+from services.embedder.models.sam import SamSegmenter, load_sam, load_sam_file
 from services.embedder.models.sam_architecture import SamConfig, build_sam
 from services.embedder.settings import EmbedderSettings
 from tests.unit.embedder.pictures import picture
@@ -108,13 +108,6 @@ def test_nothing_good_is_an_empty_list() -> None:
     strict = EmbedderSettings(min_predicted_iou=1.0, points_per_side=2, device="cpu", threads=1)
     segmenter = SamSegmenter("tiny", tiny(), strict)
     assert segmenter.segment_all(picture(), max_segments=4, min_area_fraction=0.01) == []
-
-
-def test_consensus_is_the_mean_of_masks_that_agree() -> None:
-    logits = torch.tensor([[4.0, 4.0, -4.0], [2.0, 2.0, -2.0], [-4.0, -4.0, 4.0], [9.0, -9.0, -9.0]])[:, None]
-    quality = torch.tensor([1.0, 3.0, 1.0, 1.0])
-    agreed = consensus(logits, logits > 0, quality, [0, 2], 0.6)
-    assert agreed.tolist() == [[[2.5, 2.5, -2.5]], [[-4.0, -4.0, 4.0]]]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
