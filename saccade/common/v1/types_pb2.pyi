@@ -500,7 +500,7 @@ class Filter(_message.Message):
         all: _builtins.bool
         """True: every name; false: one of them."""
         min_confidence: _builtins.float
-        """Lowest confidence that counts, in [0, 1]."""
+        """Lowest confidence that counts, in [0, 1]. More than 0 is not offered yet: INVALID_ARGUMENT."""
         @_builtins.property
         def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names to look for; 1 to 64."""

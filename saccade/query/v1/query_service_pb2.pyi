@@ -34,9 +34,9 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_SEGMENT: _SearchMode.ValueType  # 2
     """Segments; an image counts by its best ones."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
-    """Both, and tags, fused."""
+    """Both, fused."""
     SEARCH_MODE_TAGS: _SearchMode.ValueType  # 4
-    """No vectors: filter, tags and title only."""
+    """No vectors: filter, tags and title only. Not offered yet: INVALID_ARGUMENT."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """Which vectors answer."""
@@ -48,9 +48,9 @@ SEARCH_MODE_WHOLE: SearchMode.ValueType  # 1
 SEARCH_MODE_SEGMENT: SearchMode.ValueType  # 2
 """Segments; an image counts by its best ones."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
-"""Both, and tags, fused."""
+"""Both, fused."""
 SEARCH_MODE_TAGS: SearchMode.ValueType  # 4
-"""No vectors: filter, tags and title only."""
+"""No vectors: filter, tags and title only. Not offered yet: INVALID_ARGUMENT."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 class _Consistency:
@@ -225,7 +225,7 @@ class Part(_message.Message):
     weight: _builtins.float
     """How much it counts, finite; unset: 1. Negative: away from it."""
     count: _builtins.int
-    """How many of it there should be; 0: any number."""
+    """How many of it there should be; 0: any number. Others are not offered yet: INVALID_ARGUMENT."""
     @_builtins.property
     def region(self) -> Global___Region:
         """A region of a picture."""
@@ -236,7 +236,7 @@ class Part(_message.Message):
 
     @_builtins.property
     def placement(self) -> Global___Placement:
-        """Where it should be."""
+        """Where it should be. Not offered yet: INVALID_ARGUMENT."""
 
     def __init__(
         self,
@@ -350,9 +350,9 @@ class Weights(_message.Message):
     segment: _builtins.float
     """Segment similarity; default 0.6."""
     tag: _builtins.float
-    """Tag agreement."""
+    """Tag agreement. Not offered yet: INVALID_ARGUMENT."""
     position: _builtins.float
-    """Place and relation agreement."""
+    """Place and relation agreement. Not offered yet: INVALID_ARGUMENT."""
     def __init__(
         self,
         *,
@@ -410,7 +410,9 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """The collection."""
     literal_text: _builtins.bool
-    """True: text parts are taken as written; false: place, relation and count are read from them."""
+    """True: text parts are taken as written; false: place, relation and count are read from them. Not offered yet: texts
+    are taken as written either way.
+    """
     mode: Global___SearchMode.ValueType
     """Which vectors answer."""
     top_k: _builtins.int
@@ -426,20 +428,22 @@ class SearchRequest(_message.Message):
     consistency: Global___Consistency.ValueType
     """How fresh."""
     fold_duplicates: _builtins.bool
-    """Whether near-duplicates are folded into their best one."""
+    """Whether near-duplicates are folded into their best one. Not offered yet: INVALID_ARGUMENT."""
     diversity: _builtins.float
-    """Variety among results by maximal marginal relevance, in [0, 1]; 0: none."""
+    """Variety among results by maximal marginal relevance, in [0, 1]; 0: none. Others are not offered yet:
+    INVALID_ARGUMENT.
+    """
     explain: _builtins.bool
     """Whether each result says how its score came about."""
     include_masks: _builtins.bool
     """Whether to send matched segments' masks."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
-        """What to look for; 1 to 16, or none in TAGS mode."""
+        """What to look for; 1 to 16."""
 
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
-        """How the parts should lie to each other."""
+        """How the parts should lie to each other. Not offered yet: INVALID_ARGUMENT."""
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter:
@@ -492,7 +496,7 @@ class ScorePart(_message.Message):
     part: _builtins.int
     """Index of the query's part; unset for scores of the whole query."""
     kind: _builtins.str
-    """What was compared: whole, segment, tag, position or title."""
+    """What was compared: whole or segment."""
     raw: _builtins.float
     """The comparison's own value, such as a cosine."""
     calibrated: _builtins.float
@@ -577,7 +581,7 @@ class SearchResult(_message.Message):
 
     @_builtins.property
     def duplicate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Near-duplicates folded into it."""
+        """Near-duplicates folded into it; empty so far."""
 
     def __init__(
         self,
@@ -643,7 +647,7 @@ class SearchPlan(_message.Message):
     exact: _builtins.bool
     """Whether every vector was compared."""
     nprobe: _builtins.int
-    """Lists searched; 0 where exact."""
+    """Lists searched at first; 0 where exact. Where they hold too few results, all lists are searched."""
     filter_selectivity: _builtins.float
     """Share of the images that the filter passes, estimated, in [0, 1]."""
     candidates: _builtins.int
