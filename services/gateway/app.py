@@ -56,7 +56,7 @@ def create_app(settings: GatewaySettings, backends: Backends, objects: LocalObje
     for kind in (SaccadeError, Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _on_error)
     # The last one added is the outermost.
-    app.add_middleware(Guard, max_requests=settings.max_requests)
+    app.add_middleware(Guard, max_requests=settings.max_requests, hosts=settings.hosts)
     app.add_middleware(Observe)
     FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz", exclude_spans=["receive", "send"])
     return app

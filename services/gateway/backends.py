@@ -16,6 +16,7 @@ from saccade.ingest.v1 import ingest_service_pb2
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1 import query_service_pb2
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
+from services.common.errors import Unavailable
 from services.common.rpc_client import client_interceptors
 from services.gateway.problems import problem_of
 
@@ -36,7 +37,7 @@ READINESS_TIMEOUT_S: Final = 1.0
 
 
 class Backends:
-    """Calls the services. Safe for concurrent use; errors come out as Problem."""
+    """Calls the services. Safe for concurrent use; errors come out as Problem or Unavailable."""
 
     def __init__(self, *, embedder: str, ingest: str, query: str) -> None:
         """Connect in the background to gRPC targets such as `dns:///query:50053`."""
@@ -64,13 +65,19 @@ class Backends:
     async def stream(
         self, service: ServiceDescriptor, rpc: str, requests: AsyncIterable[Message], timeout_s: float
     ) -> AsyncIterator[Message]:
-        """Make a call that streams both ways."""
+        """Make a call that streams both ways. What `requests` raises ends it too, as Unavailable."""
         call = getattr(self._stubs[service.full_name], rpc)(requests, timeout=timeout_s)
         try:
             async for answer in call:
                 yield answer
         except grpc.RpcError as exc:
             raise problem_of(exc, what=_NAMES[service.full_name]) from exc
+        except asyncio.CancelledError as exc:
+            # gRPC also says so where nobody cancels us: when its channel closes, or when `requests` fails.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise Unavailable(f"the call to the {_NAMES[service.full_name]} broke off; try again in a moment") from exc
         finally:
             call.cancel()
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from services.common.errors import InvalidArgument, Overloaded
 from services.gateway.problems import CLIENT_CLOSED_REQUEST, Problem
 
-__all__ = ["JSON", "MULTIPART", "NDJSON", "Bodies", "FormPart", "content_type"]
+__all__ = ["JSON", "MULTIPART", "NDJSON", "Bodies", "FormPart", "Hold", "content_type"]
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -50,12 +50,12 @@ class Bodies:
 
     @contextmanager
     def hold(self) -> Iterator["Hold"]:
-        """Room for what is read inside; given back at the end."""
+        """Room for what is read inside; given back at the end, after which nothing more can be read."""
         held = Hold(self._take)
         try:
             yield held
         finally:
-            self._buffered_bytes -= held.count
+            held.close()
 
     async def whole(self, request: Request, hold: "Hold") -> bytes:
         """The body."""
@@ -152,17 +152,27 @@ class Hold:
 
     def __init__(self, take: Callable[[int], None]) -> None:
         self._take = take
-        self.count = 0
+        self._count = 0
+        self._closed = False
 
     def grow(self, count: int) -> None:
-        """Take room; Overloaded if there is none."""
+        """Take room; Overloaded if there is none, RuntimeError after `close`."""
+        if self._closed:
+            # gRPC may read on for a call that is over; what it took now, nobody would give back.
+            raise RuntimeError("the request is over; nobody needs the rest of its body")
         self._take(count)
-        self.count += count
+        self._count += count
 
     def shrink(self, count: int) -> None:
-        """Give room back."""
-        self._take(-count)
-        self.count -= count
+        """Give room back; after `close` there is none to give."""
+        if not self._closed:
+            self._take(-count)
+            self._count -= count
+
+    def close(self) -> None:
+        """Give all of it back."""
+        self.shrink(self._count)
+        self._closed = True
 
 
 @dataclass

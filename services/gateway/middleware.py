@@ -1,6 +1,8 @@
 """What happens to every request besides its answer: headers, admission, metrics, access log."""
 
+import re
 from collections.abc import Mapping, MutableMapping
+from ipaddress import ip_address
 from time import perf_counter
 from typing import Any, Final
 
@@ -33,6 +35,8 @@ UNMATCHED: Final = "unmatched"
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_PORT: Final = re.compile(r":[0-9]*$")
 
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -77,21 +81,25 @@ class Observe:
 
 
 class Guard:
-    """Admits API requests up to a number at a time, and none that another site's page makes a browser send."""
+    """Admits requests that name us; API requests up to a number at a time, and none that another site's page sends."""
 
-    def __init__(self, app: ASGIApp, *, max_requests: int) -> None:
-        """Wrap an application."""
+    def __init__(self, app: ASGIApp, *, max_requests: int, hosts: frozenset[str]) -> None:
+        """Wrap an application that is reached by IP addresses and by the names `hosts`; `*` is any name."""
         self._app = app
         self._free = max_requests
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         refusal = self._refusal(scope)
         if refusal:
             await respond(refusal)(scope, receive, send)
+            return
+        if not _is_call(scope):
+            await self._app(scope, receive, send)
             return
         self._free -= 1
         try:
@@ -99,12 +107,40 @@ class Guard:
         finally:
             self._free += 1
 
+    def _is_ours(self, host: str | None) -> bool:
+        """Whether a request means us: a name of their own that leads here would make others' pages ours (rebinding).
+
+        Addresses are no names, and a request without a host comes from no browser.
+        """
+        if host is None or "*" in self._hosts:
+            return True
+        name = _PORT.sub("", host).lower().removesuffix(".")
+        return name in self._hosts or _is_address(name.removeprefix("[").removesuffix("]"))
+
     def _refusal(self, scope: Scope) -> Problem | None:
-        if scope["method"] not in _SAFE_METHODS and _is_cross_site(Headers(scope=scope)):
+        headers = Headers(scope=scope)
+        if not self._is_ours(headers.get("host")):
+            detail = "Host is no name of this gateway; SACCADE_PUBLIC_URL or SACCADE_ALLOWED_HOSTS tells it its names"
+            return Problem(421, "UNKNOWN_HOST", detail, (("host", detail),))
+        if not _is_call(scope):
+            return None
+        if scope["method"] not in _SAFE_METHODS and _is_cross_site(headers):
             return Problem(403, "CROSS_SITE", "requests from other sites' pages are refused")
         if self._free <= 0:
             return problem_of(Overloaded("too many requests at a time; send it again in a moment", retry_after_s=1))
         return None
+
+
+def _is_call(scope: Scope) -> bool:
+    return bool(scope["path"].startswith("/v1/"))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_cross_site(headers: Mapping[str, str]) -> bool:

@@ -92,7 +92,8 @@ class Rest:
             await _beside(len(raw), _fill_from_json, body, raw)
         else:
             parts = await self._bodies.form(request, hold)
-            _fill_from_form(call, message, body, parts)
+            size = sum(len(part.data) for part in parts)
+            await _beside(size, _fill_from_form, call, message, body, parts)
 
     def _timeout_s(self, request: Request) -> float:
         given = request.headers.get(TIMEOUT_HEADER)
@@ -116,15 +117,20 @@ def _fill_from_json(body: Message, raw: bytes) -> None:
 
 def _fill_from_form(call: Call, message: Message, body: Message, parts: list[FormPart]) -> None:
     """A part `request` is the JSON body; `file` is the picture; others name fields of the body, or of the request."""
+    given: set[str] = set()
     for part in parts:
         if part.name == "request":
+            if part.name in given:
+                raise InvalidArgument("request is given twice; a form has one", field="request")
+            given.add(part.name)
             fill(body, parse_json(part.data, "request"))
     for part in parts:
         if part.name == "request":
             continue
         path = call.file if part.name == "file" and call.file else part.name
-        target = body if path.partition(".")[0] in body.DESCRIPTOR.fields_by_name else message
-        set_text(target, path, part.data, part.name)
+        if call.body != EVERYTHING and path.partition(".")[0] in body.DESCRIPTOR.fields_by_name:
+            path = f"{call.body}.{path}"
+        set_text(message, path, part.data, part.name, given)
         if part.name == "file" and part.filename and "source" in body.DESCRIPTOR.fields_by_name:
             body.source = body.source or part.filename  # type: ignore[attr-defined]
 
@@ -132,11 +138,12 @@ def _fill_from_form(call: Call, message: Message, body: Message, parts: list[For
 def _read_query(call: Call, message: Message, request: Request) -> None:
     known = {field.name for field in call.query_fields}
     shortcuts = _SHORTCUTS if call.rpc == "Search" and call.verb == "GET" else {}
+    given: set[str] = set()
     for name, value in request.query_params.multi_items():
         if name in shortcuts:
             shortcuts[name](message, value)
         elif name in known:
-            set_text(message, name, value)
+            set_text(message, name, value, given=given)
         else:
             offered = ", ".join([*shortcuts, *sorted(known)]) or "none"
             raise InvalidArgument(

@@ -1,14 +1,29 @@
 """Settings of the gateway; the docstring of `services.common.settings` says how they are read."""
 
-from typing import Final
+import re
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from services.common.settings import Address, CommonSettings, ObjectSettings, settings_config
+from services.common.settings import Address, CommonSettings, ObjectSettings, settings_config, split_address
 
 __all__ = ["GatewaySettings"]
 
 MIB: Final = 1024 * 1024
+
+_HOST: Final = re.compile(r"\*|[a-z0-9_]+([.-]+[a-z0-9_]+)*")
+
+
+def _names(hosts: str) -> list[str]:
+    return [name for each in hosts.split(",") if (name := each.strip().lower())]
+
+
+def _checked_hosts(hosts: str) -> str:
+    for name in _names(hosts):
+        if not _HOST.fullmatch(name):
+            raise ValueError(f"needs names without scheme and port, such as pictures.example.org, not {name!r}")
+    return hosts
 
 
 class GatewaySettings(CommonSettings, ObjectSettings):
@@ -17,6 +32,14 @@ class GatewaySettings(CommonSettings, ObjectSettings):
     model_config = settings_config("gateway")
 
     listen: Address = Field("127.0.0.1:8080", description="host:port of REST and of the web page")
+    public_url: str = Field(
+        "http://127.0.0.1:8080", description="The gateway's address for people, and in links to local objects"
+    )
+    allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = Field(
+        "",
+        description="More names that it is reached by, joined by commas; requests by others than these, localhost, "
+        "an IP address, and the hosts of listen and public_url get 421; *: any name",
+    )
     metrics_listen: Address = Field("127.0.0.1:9104", description="host:port of /metrics; empty: none")
     embedder_address: str = Field("dns:///127.0.0.1:50051", description="gRPC target of the embedder")
     ingest_address: str = Field("dns:///127.0.0.1:50052", description="gRPC target of ingest")
@@ -32,3 +55,9 @@ class GatewaySettings(CommonSettings, ObjectSettings):
     max_buffered_bytes: int = Field(512 * MIB, ge=1, description="Most bytes of bodies held at a time; more get 429")
     max_requests: int = Field(128, ge=1, description="Most API requests at a time; more get 429")
     drain_s: float = Field(20.0, ge=0, description="How long requests in flight may go on after SIGTERM, in seconds")
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names that requests may be addressed to, in lower case; `*`: any."""
+        own = (split_address(self.listen)[0], urlsplit(self.public_url).hostname or "", "localhost")
+        return frozenset({*(name.lower() for name in own if name), *_names(self.allowed_hosts)})

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -18,6 +19,8 @@ from services.gateway.problems import Problem, problem_of
 from services.gateway.transcode import fill, parse_json, set_text, to_json
 
 __all__ = ["ImageStream"]
+
+_log = structlog.get_logger(__name__)
 
 # A caller may send many images before it reads the first result; when so many results wait unread, reading stops.
 UNREAD_RESULTS: Final = 1024
@@ -43,12 +46,13 @@ class ImageStream:
         """The response: NDJSON of StreamImagesResponse."""
         kind = content_type(request, NDJSON, MULTIPART)
         template = pb.CreateImageRequest()
+        given: set[str] = set()
         for name, value in request.query_params.multi_items():
             if name not in ("wait_for", "replace"):
                 raise InvalidArgument(
                     f"there is no query parameter {name!r}; this address takes wait_for, replace", field=name
                 )
-            set_text(template, name, value)
+            set_text(template, name, value, given=given)
         template.collection = request.path_params["collection"]
         return _Lines(self._results(request, kind, template), media_type=NDJSON)
 
@@ -58,6 +62,7 @@ class ImageStream:
         try:
             while (result := await results.get()) is not None:
                 if isinstance(result, Exception):
+                    _log_if_unforeseen(result, "stream failed")
                     # The status line is long gone, so what ended the stream is its last line, without a key.
                     yield _line(pb.StreamImagesResponse(error=_item_error(result)))
                     return
@@ -83,8 +88,8 @@ class ImageStream:
                         yield item
                     else:
                         await results.put(item)
-            except (Problem, SaccadeError) as exc:
-                # It ends the body; what came before goes on to its end.
+            except Exception as exc:
+                # It ends the body; what came before goes on to its end, where gRPC would cancel the call.
                 failure.append(exc)
 
         with self._bodies.hold() as hold:
@@ -104,16 +109,18 @@ class ImageStream:
             number += 1
             item = pb.StreamImagesRequest()
             try:
-                fill(item, await asyncio.to_thread(parse_json, line))
+                # One line may be as long as a body.
+                await asyncio.to_thread(_fill_from_line, item, line)
                 if item.create.collection not in ("", template.collection):
                     raise InvalidArgument(
                         f"create.collection must be {template.collection!r}, as in the address",
                         field="create.collection",
                     )
-            except InvalidArgument as exc:
-                key = item.key or f"line {number}"
-                yield pb.StreamImagesResponse(key=key, error=to_item_error(exc))
+            except Exception as exc:
+                _log_if_unforeseen(exc, "line failed")
+                yield pb.StreamImagesResponse(key=item.key or f"line {number}", error=to_item_error(exc))
                 continue
+            item.key = item.key or f"line {number}"
             item.create.collection = template.collection
             item.create.wait_for = item.create.wait_for or template.wait_for
             item.create.replace = item.create.replace or template.replace
@@ -122,15 +129,26 @@ class ImageStream:
     async def _from_form(
         self, request: Request, template: pb.CreateImageRequest, hold: Hold
     ) -> AsyncIterator[pb.StreamImagesRequest | pb.StreamImagesResponse]:
+        number = 0
         async for part in self._bodies.parts(request, hold):
+            number += 1
             if part.filename is None:
                 error = InvalidArgument("every part of this form is a file; wait_for and replace go into the address")
                 yield pb.StreamImagesResponse(key=part.name, error=to_item_error(error.at(part.name)))
                 continue
-            item = pb.StreamImagesRequest(key=part.filename, create=template)
+            item = pb.StreamImagesRequest(key=part.filename or f"part {number}", create=template)
             item.create.image.data = part.data
             item.create.image.source = part.filename
             yield item
+
+
+def _fill_from_line(item: pb.StreamImagesRequest, line: bytes) -> None:
+    fill(item, parse_json(line))
+
+
+def _log_if_unforeseen(error: Exception, event: str) -> None:
+    if not isinstance(error, Problem | SaccadeError):
+        _log.error(event, exc_info=error)
 
 
 def _line(result: pb.StreamImagesResponse) -> bytes:

@@ -7,6 +7,7 @@ absence, whether set or not. Bytes are base64, 64-bit integers are strings.
 import base64
 import binascii
 import json
+import re
 from typing import Any, Final, NoReturn
 
 from google.protobuf import json_format
@@ -22,6 +23,7 @@ __all__ = ["fill", "parse_json", "set_text", "to_json"]
 MAX_DEPTH: Final = 30
 
 _SHOWN_CHARACTERS: Final = 40
+_INDEX: Final = re.compile(r"[0-9]{1,6}")
 _INTEGERS: Final = {
     FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
@@ -48,6 +50,9 @@ def parse_json(raw: bytes | str, field: str = "") -> Any:
         value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise InvalidArgument(f"this is not JSON: {exc}", reason="JSON_SYNTAX", field=field) from exc
+    except ValueError as exc:
+        # Python itself refuses to read whole numbers of more than 4,300 digits.
+        raise InvalidArgument("a number has too many digits", reason="JSON_SYNTAX", field=field) from exc
     except RecursionError as exc:
         raise _too_deep(field) from exc
     _check_depth(value, field)
@@ -70,7 +75,9 @@ def fill(message: Message, value: Any, path: str = "") -> None:
             _set(message, field, item, at)
 
 
-def set_text(message: Message, path: str, value: str | bytes, given_as: str = "") -> None:
+def set_text(
+    message: Message, path: str, value: str | bytes, given_as: str = "", given: set[str] | None = None
+) -> None:
     """Set one field from a form or a query string.
 
     Args:
@@ -78,29 +85,43 @@ def set_text(message: Message, path: str, value: str | bytes, given_as: str = ""
         path: Field names and indexes joined by dots, such as `parts.0.image`; an index may be one past the end.
         value: Bytes as they are; enums with or without their prefix; messages as JSON; text is added to repeated ones.
         given_as: What the caller called it, for errors; empty: the path.
+        given: Fields of `message` that were set so far, to which this one is added; to set one of them again is
+            InvalidArgument, but for repeated ones.
     """
     shown = given_as or path
-    field, rest = _field(descriptor_of(message), path.partition(".")[0], "", shown), path.partition(".")[2]
-    if field.is_repeated and rest:
-        index, _, rest = rest.partition(".")
-        items = getattr(message, field.name)
-        if not index.isdigit() or int(index) > len(items):
-            raise InvalidArgument(f"{index!r} is no index; {field.name} has {len(items)}, count from 0", field=shown)
-        if rest:
+    steps = path.split(".")
+    if len(steps) > MAX_DEPTH:
+        raise InvalidArgument(f"a name may have {MAX_DEPTH} steps at most", field=shown)
+    place = ""
+    while True:
+        field = _field(descriptor_of(message), steps.pop(0), "", shown)
+        # Not as it was written: a field has two names, and an index may begin with zeros.
+        place = _join(place, field.name)
+        if not steps:
+            break
+        if field.is_repeated:
+            items, index = getattr(message, field.name), _index(message, field, steps.pop(0), shown)
+            place = _join(place, str(index))
+            if not steps:
+                if index < len(items):
+                    raise _twice(shown)
+                _set_leaf(message, field, [_from_text(field, value, shown)], shown)
+                return
             _descend(field, shown)
-            set_text(items[int(index)] if int(index) < len(items) else items.add(), rest, value, shown)
-            return
-        _set_leaf(message, field, [_from_text(field, value, shown)], shown)
-    elif rest:
-        _descend(field, shown)
-        _check_oneof(message, field, shown)
-        set_text(getattr(message, field.name), rest, value, shown)
-    else:
-        _check_oneof(message, field, shown)
-        item = _from_text(field, value, shown)
-        if field.is_repeated and not isinstance(item, list):
-            item = [item]
-        _set(message, field, item, shown)
+            message = items[index] if index < len(items) else items.add()
+        else:
+            _descend(field, shown)
+            _check_oneof(message, field, shown)
+            message = getattr(message, field.name)
+    if given is not None and not field.is_repeated:
+        if place in given:
+            raise _twice(shown)
+        given.add(place)
+    _check_oneof(message, field, shown)
+    item = _from_text(field, value, shown)
+    if field.is_repeated and not isinstance(item, list):
+        item = [item]
+    _set(message, field, item, shown)
 
 
 def _set(message: Message, field: FieldDescriptor, item: Any, at: str) -> None:
@@ -144,10 +165,12 @@ def _read_one(message: Message, field: FieldDescriptor, item: Any, at: str) -> A
         if not isinstance(item, str) or not _is_unicode(item):
             _refuse(at, "needs a string of Unicode characters", item)
         return item
+    if isinstance(item, str) and not _is_unicode(item):
+        _refuse(at, _needs(field), item)
     scratch = type(message)()
     try:
         json_format.ParseDict({field.name: [item] if field.is_repeated else item}, scratch)
-    except (json_format.ParseError, RecursionError, AttributeError, TypeError, ValueError) as exc:
+    except (json_format.ParseError, RecursionError, AttributeError, OverflowError, TypeError, ValueError) as exc:
         raise _refusal(at, _needs(field), item) from exc
     read = getattr(scratch, field.name)
     return read[0] if field.is_repeated else read
@@ -164,8 +187,13 @@ def _decode_base64(item: Any, at: str) -> bytes:
 
 
 def _is_unicode(text: str) -> bool:
-    """JSON can spell halves of characters, which no other encoding has."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    """JSON can spell halves of characters, which no other encoding has, and on which protobuf's look-ups break."""
+    return _printable(text) == text
+
+
+def _printable(text: str) -> str:
+    """The text with halves of characters spelled as in JSON."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _alphabet(text: bytes) -> bytes | None:
@@ -197,15 +225,29 @@ def _enum_name(field: FieldDescriptor, text: str) -> str:
 
 
 def _field(descriptor: Descriptor, key: str, path: str, shown: str = "") -> FieldDescriptor:
-    field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
+    field = None
+    if _is_unicode(key):
+        field = descriptor.fields_by_name.get(key) or descriptor.fields_by_camelcase_name.get(key)
     if field is None:
         known = ", ".join(field.name for field in descriptor.fields)
         raise InvalidArgument(
             f"there is no field {key!r}; {descriptor.name} has {known or 'none'}",
-            field=shown or _join(path, key),
+            field=_printable(shown or _join(path, key)),
             reason="UNKNOWN_FIELD",
         )
     return field
+
+
+def _index(message: Message, field: FieldDescriptor, text: str, shown: str) -> int:
+    count = len(getattr(message, field.name))
+    if not _INDEX.fullmatch(text) or int(text) > count:
+        given = text[:_SHOWN_CHARACTERS]
+        raise InvalidArgument(f"{given!r} is no index; {field.name} has {count}, count from 0", field=shown)
+    return int(text)
+
+
+def _twice(shown: str) -> InvalidArgument:
+    return InvalidArgument(f"{shown} is given twice, and takes one value", field=shown)
 
 
 def _check_oneof(message: Message, field: FieldDescriptor, at: str) -> None:
@@ -248,6 +290,7 @@ def _refusal(at: str, needs: str, got: Any) -> InvalidArgument:
     shown = json.dumps(got, ensure_ascii=False) if not isinstance(got, bytes) else "bytes"
     if len(shown) > _SHOWN_CHARACTERS:
         shown = f"{shown[:_SHOWN_CHARACTERS]}..."
+    shown = _printable(shown)
     return InvalidArgument(f"{at or 'the body'} {needs}, not {shown}", field=at)
 
 
@@ -256,11 +299,11 @@ def _join(path: str, name: str) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidArgument(f"{twice!r} is given twice in one object", field=twice)
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidArgument(f"{name!r} is given twice in one object", field=_printable(name))
+        found[name] = value
     return found
 
 

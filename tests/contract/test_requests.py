@@ -112,6 +112,7 @@ BODIES: Final[dict[str, tuple[Any, str]]] = {
     "top_k of a million": ({"parts": [{"text": "red"}], "top_k": 10**6}, "top_k"),
     "top_k below zero": ({"parts": [{"text": "red"}], "top_k": -1}, "top_k"),
     "top_k of words": ({"parts": [{"text": "red"}], "top_k": "many"}, "top_k"),
+    "min_score of 400 digits": ({"parts": [{"text": "red"}], "min_score": 10**400}, "min_score"),
     "NaN weight": ({"parts": [{"text": "red", "weight": "NaN"}]}, "parts[0].weight"),
     "infinite weight": ({"parts": [{"text": "red", "weight": "-Infinity"}]}, "parts[0].weight"),
     "unknown field": ({"parts": [{"text": "red", "wieght": 1}]}, "parts[0].wieght"),
@@ -139,11 +140,21 @@ def test_http_names_the_field(http: httpx.Client, wrong: str) -> None:
     assert refusal.field.startswith(field), refusal
 
 
-def test_json_with_a_bare_nan_is_refused(http: httpx.Client) -> None:
-    body = b'{"parts": [{"text": "red", "weight": NaN}]}'
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"parts": [{"text": "red", "weight": NaN}]}', "NaN"),
+        (b'{"parts": [{"text": "red"}], "top_k": %s}' % (b"9" * 5000), "too many digits"),
+        (b'{"parts": [{"text": "red"}], "\\ud800": 1}', "there is no field"),
+        (b'{"parts": [{"text": "red"}], "mode": "\\ud800"}', "mode needs one of"),
+        (b'{"parts": [{"text": "red", "text": "blue"}]}', "given twice"),
+    ],
+    ids=["NaN", "5,000 digits", "half a character as a name", "half a character as a mode", "a name twice"],
+)
+def test_json_that_other_readers_may_take_is_refused(http: httpx.Client, body: bytes, says: str) -> None:
     refusal = refused_over_http(http.post(SEARCH, content=body, headers={"content-type": "application/json"}))
     assert refusal.code == INVALID
-    assert "NaN" in refusal.message
+    assert says in refusal.message
 
 
 def test_top_k_of_0_is_10(client: Client, http: httpx.Client) -> None:

@@ -80,6 +80,7 @@ class Gateway:
     """A gateway that tests talk to, and what its services were asked."""
 
     http: httpx.AsyncClient
+    backends: Backends
     recorder: Recorder
     objects: LocalObjects
     health: health.aio.HealthServicer
@@ -99,13 +100,14 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Gatewa
     told = {"objects_url": f"file://{folder}", "public_url": "http://gateway.test", "idle_timeout_s": 5, **settings}
     chosen = GatewaySettings(**told)
     objects = LocalObjects(chosen, root=str(folder))
-    app = create_app(chosen, Backends(embedder=target, ingest=target, query=target), objects)
+    backends = Backends(embedder=target, ingest=target, query=target)
+    app = create_app(chosen, backends, objects)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=30) as http,
     ):
-        yield Gateway(http, recorder, objects, healthy, lambda: server.stop(0))
+        yield Gateway(http, backends, recorder, objects, healthy, lambda: server.stop(0))
     await server.stop(0)
 
 

@@ -2,6 +2,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
+from services.common.errors import Overloaded
+from services.gateway.bodies import Bodies
+
 from .conftest import running_gateway
 
 SEARCH = "/v1/collections/c/search"
@@ -45,6 +50,20 @@ async def test_bodies_share_one_budget_and_give_it_back(tmp_path: Path) -> None:
         again = await gateway.http.post(SEARCH, content=b" " * 898 + b"{}", headers=JSON)
     assert refused.headers["retry-after"] == "2"
     assert again.status_code == 200
+
+
+def test_who_reads_on_after_the_end_takes_nothing() -> None:
+    """gRPC asks a failed call's caller for one more request, and that reads what it is made of."""
+    bodies = Bodies(max_body_bytes=10, max_buffered_bytes=10, idle_timeout_s=1)
+    with bodies.hold() as first:
+        first.grow(10)
+    with pytest.raises(RuntimeError, match="the request is over"):
+        first.grow(1)
+    first.shrink(10)
+    with bodies.hold() as second:
+        second.grow(10)
+        with pytest.raises(Overloaded):
+            second.grow(1)
 
 
 async def test_a_body_that_stops_coming_is_given_up(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from prometheus_client import REGISTRY
+from pydantic import ValidationError
 
 from saccade.embedder.v1 import embedder_service_pb2 as pb
+from services.gateway.settings import GatewaySettings
 
 from .conftest import Gateway, running_gateway
 
@@ -28,6 +30,51 @@ async def test_other_sites_pages_can_not_write(gateway: Gateway, headers: dict[s
     assert response.status_code == status
     assert len(gateway.recorder.requests) == (status == 200)
     assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("gateway.test", 200),
+        ("gateway.test:8080", 200),
+        ("Gateway.Test.", 200),
+        ("localhost:8080", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("10.1.2.3", 200),
+        ("listens.test", 200),
+        ("other.test:1", 200),
+        ("third.test", 200),
+        ("evil.test", 421),
+        ("evil.test:8080", 421),
+        ("localhost.evil.test", 421),
+        ("127.0.0.1.evil.test", 421),
+        ("", 421),
+    ],
+)
+async def test_only_names_of_its_own_are_answered(tmp_path: Path, host: str, status: int) -> None:
+    """A name of another site's own that leads here (DNS rebinding) would make its pages ours."""
+    names = {"listen": "listens.test:8080", "allowed_hosts": "Other.test, third.test"}
+    async with running_gateway(tmp_path, **names) as gateway:
+        headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
+        answers = [await gateway.http.get(path, headers=headers) for path in ("/v1/collections", "/", "/healthz")]
+    for answer in answers:
+        assert answer.status_code == status
+        if status == 421:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert (answer.json()["reason"], answer.json()["field"]) == ("UNKNOWN_HOST", "host")
+            assert "SACCADE_ALLOWED_HOSTS" in answer.json()["detail"]
+
+
+async def test_any_name_may_be_allowed(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, allowed_hosts="*") as gateway:
+        assert (await gateway.http.get("/v1/model", headers={"host": "any.test"})).status_code == 200
+
+
+@pytest.mark.parametrize("hosts", ["https://a.test", "a.test:80", "a.test b.test", "*.a.test"])
+def test_what_is_no_name_is_refused(hosts: str) -> None:
+    with pytest.raises(ValidationError, match="names without scheme and port"):
+        GatewaySettings(allowed_hosts=hosts)
 
 
 async def test_more_requests_than_allowed_are_refused_at_once(tmp_path: Path) -> None:

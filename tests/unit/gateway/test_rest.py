@@ -1,5 +1,6 @@
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from google.protobuf.message import Message
 
 from saccade.query.v1 import query_service_pb2 as query_pb
 from services.common.errors import InvalidArgument
+from services.gateway import rest
 from services.gateway.backends import SERVICES
 from services.gateway.calls import CALLS
+from services.gateway.transcode import parse_json
 
 from .conftest import Gateway, running_gateway
 
@@ -182,6 +185,31 @@ async def test_a_form_stores_a_picture(gateway: Gateway) -> None:
     }
 
 
+async def test_a_list_of_pictures_is_given_picture_by_picture(gateway: Gateway) -> None:
+    files = [("file", ("a", PICTURE)), ("file", ("b", b"other")), ("images", ("c", b"third"))]
+    response = await gateway.http.post("/v1/model:embedImages", files=files)
+    assert response.status_code == 200, response.text
+    asked = gateway.recorder.requests[-1]
+    assert list(asked.images) == [PICTURE, b"other", b"third"]  # type: ignore[attr-defined]
+
+
+async def test_a_long_form_is_read_beside_the_event_loop(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a form may be JSON and base64, which take long to read."""
+    threads: list[int] = []
+
+    def noted(raw: bytes | str, field: str = "") -> Any:
+        threads.append(threading.get_ident())
+        return parse_json(raw, field)
+
+    monkeypatch.setattr(rest, "parse_json", noted)
+    for size in (1, rest.INLINE_BYTES):
+        request = json.dumps({"parts": [{"text": "a" * size}]})
+        response = await gateway.http.post("/v1/collections/c/search", files={"request": (None, request)})
+        assert response.status_code == 200, response.text
+    short, long = threads
+    assert short == threading.get_ident() != long
+
+
 async def test_a_form_searches_with_pictures_named_by_their_place(gateway: Gateway) -> None:
     request = {"parts": [{"weight": 2}, {"region": {"box": {"x1": 0.5, "y1": 0.5}}}], "mode": "SEARCH_MODE_SEGMENT"}
     response = await gateway.http.post(
@@ -225,6 +253,41 @@ async def test_a_form_of_one_file_is_enough(gateway: Gateway, path: str) -> None
         ("POST", "/v1/collections/c/images", {}, 415, "UNSUPPORTED_MEDIA_TYPE", "content-type"),
         ("POST", "/v1/collections", {"files": {"a": b"b"}}, 415, "UNSUPPORTED_MEDIA_TYPE", "content-type"),
         ("POST", "/v1/collections/c/images", {"files": {"nothing": b"x"}}, 400, "UNKNOWN_FIELD", "nothing"),
+        ("GET", "/v1/collections/c/search?text=a&top_k=0&top_k=9", {}, 400, "INVALID_FIELD", "top_k"),
+        ("POST", "/v1/collections/c/images", {"files": [("file", b"a"), ("file", b"b")]}, 400, "INVALID_FIELD", "file"),
+        ("POST", "/v1/collections/c/images", {"files": [("file", b"a"), ("data", b"b")]}, 400, "INVALID_FIELD", "data"),
+        (
+            "POST",
+            "/v1/collections/c/images",
+            {"files": [("title", (None, b"a")), ("image.title", (None, b"b"))]},
+            400,
+            "INVALID_FIELD",
+            "image.title",
+        ),
+        (
+            "POST",
+            "/v1/collections/c/search",
+            {"files": [("request", (None, b"{}")), ("request", (None, b"{}"))]},
+            400,
+            "INVALID_FIELD",
+            "request",
+        ),
+        (
+            "POST",
+            "/v1/collections/c/search",
+            {"content": b'{"top_k": %s}' % (b"9" * 5000), "headers": {"content-type": "application/json"}},
+            400,
+            "JSON_SYNTAX",
+            None,
+        ),
+        (
+            "POST",
+            "/v1/collections/c/search",
+            {"content": b'{"\\ud800": 1}', "headers": {"content-type": "application/json"}},
+            400,
+            "UNKNOWN_FIELD",
+            "\\ud800",
+        ),
         ("GET", "/v1/model", {"headers": {"x-request-timeout": "-1"}}, 400, "INVALID_FIELD", "x-request-timeout"),
         ("GET", "/v1/model", {"headers": {"x-request-timeout": "601"}}, 400, "INVALID_FIELD", "x-request-timeout"),
         ("GET", "/v1/model", {"headers": {"x-request-timeout": "soon"}}, 400, "INVALID_FIELD", "x-request-timeout"),

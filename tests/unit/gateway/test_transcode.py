@@ -3,6 +3,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -13,6 +14,7 @@ from saccade.common.v1 import types_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as ingest_pb
 from saccade.query.v1 import query_service_pb2 as query_pb
 from services.common.errors import InvalidArgument
+from services.common.status import to_item_error
 from services.gateway.transcode import fill, parse_json, set_text, to_json
 
 
@@ -38,6 +40,12 @@ from services.gateway.transcode import fill, parse_json, set_text, to_json
         (query_pb.SearchRequest(), {"filter": {"tags": {"names": [1]}}}, "filter.tags.names[0]", "needs a string"),
         (query_pb.SearchRequest(), {"topK": 3, "top_k": 4}, "top_k", "given twice"),
         (query_pb.SearchRequest(), [], "", "needs an object"),
+        (query_pb.SearchRequest(), {"\ud800": 1}, "\\ud800", "there is no field"),
+        (query_pb.SearchRequest(), {"mode": "\ud800"}, "mode", "needs one of"),
+        (query_pb.SearchRequest(), {"min_score": 10**400}, "min_score", "needs a number"),
+        (query_pb.SearchRequest(), {"top_k": 10**400}, "top_k", "whole number"),
+        (ingest_pb.NewImage(), {"metadata": {"year": 10**400}}, "metadata", "needs an object"),
+        (ingest_pb.NewImage(), {"metadata": {"\ud800": "\ud800"}}, "metadata", "needs an object"),
         (ingest_pb.NewImage(), {"metadata": 3}, "metadata", "needs an object"),
     ],
 )
@@ -46,6 +54,8 @@ def test_what_does_not_fit_is_named(message: Message, value: Any, field: str, sa
         fill(message, value)
     assert caught.value.field == field
     assert says in caught.value.message
+    # Also what can not be encoded must be told in what can.
+    assert to_item_error(caught.value).message == caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,10 @@ def test_what_does_not_fit_is_named(message: Message, value: Any, field: str, sa
     [
         ("{", "not JSON"),
         ('{"a": NaN}', "NaN is no JSON number"),
-        ('{"a": 1, "a": 2}', "given twice"),
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ('{"a": 1, "b": 2, "c": {"b": 1}, "b": 3, "a": 4}', "'b' is given twice"),
+        ('{"\\ud800": 1, "\\ud800": 2}', r"'\\ud800' is given twice"),
+        (f"[{'9' * 5000}]", "too many digits"),
         ("[" * 100 + "]" * 100, "30 levels deep at most"),
         ("[" * 200_000, "30 levels deep at most"),
         (b"\xff\xfe{", "not JSON"),
@@ -82,6 +95,8 @@ def test_both_kinds_of_names_are_read_and_snake_case_is_written() -> None:
     assert json.loads(to_json(query_pb.SearchResponse(next_page_token="x"))) == {"results": [], "next_page_token": "x"}
 
 
+# The shortest digits of the largest one lie above it, and protobuf's own reader refuses them.
+_FLOATS = st.floats(width=32).filter(lambda number: abs(number) != float(np.finfo(np.float32).max))
 _TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 _FILTERS = st.recursive(
     st.builds(lambda names: types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names)), st.lists(_TEXT, max_size=3)),
@@ -99,7 +114,7 @@ _FILTERS = st.recursive(
         collection=_TEXT,
         parts=st.lists(
             st.one_of(
-                st.builds(query_pb.Part, text=_TEXT, weight=st.none() | st.floats(width=32)),
+                st.builds(query_pb.Part, text=_TEXT, weight=st.none() | _FLOATS),
                 st.builds(query_pb.Part, image=st.binary(max_size=20)),
             ),
             max_size=3,
@@ -154,6 +169,9 @@ def test_text_sets_a_field_by_its_path(path: str, value: str | bytes, expected: 
     [
         ("parts.1.text", "a", "is no index"),
         ("parts.x.text", "a", "is no index"),
+        ("parts.\u00b2.text", "a", "is no index"),
+        (f"parts.{'0' * 5000}.text", "a", "is no index"),
+        (f"{'filter.negated.' * 1000}ids", "{}", "30 steps at most"),
         ("nothing", "a", "there is no field"),
         ("parts.0.text.more", "a", "no fields of its own"),
         ("top_k", "many", "whole number"),
@@ -175,3 +193,30 @@ def test_text_is_added_to_a_repeated_field() -> None:
     set_text(image, "metadata", '{"year": 1999}')
     assert list(image.tags) == ["red", "green"]
     assert image.metadata["year"] == 1999
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("top_k", "top_k"),
+        ("top_k", "topK"),
+        ("parts.0.image_id", "parts.00.imageId"),
+        ("parts.0.vector", "parts.0.vector"),
+        ("filter", "filter"),
+    ],
+)
+def test_a_field_of_one_value_is_given_once(first: str, second: str) -> None:
+    request, given = query_pb.SearchRequest(), set[str]()
+    value = "{}" if first in ("filter", "parts.0.vector") else "0"
+    set_text(request, first, value, given=given)
+    with pytest.raises(InvalidArgument, match="given twice") as caught:
+        set_text(request, second, value, given=given)
+    assert caught.value.field == second
+
+
+def test_each_place_of_a_list_is_given_once() -> None:
+    image, given = ingest_pb.NewImage(), set[str]()
+    set_text(image, "tags.0", "red", given=given)
+    set_text(image, "tags.1", "green", given=given)
+    with pytest.raises(InvalidArgument, match=r"tags\.1 is given twice"):
+        set_text(image, "tags.1", "blue", given=given)
