@@ -61,7 +61,7 @@ def _object(fields: dict[str, Any]) -> SceneObject:
 def read_labels(folder: Path = GALLERY_FOLDER) -> list[SceneLabel]:
     """All labels of a gallery folder, in the order of the scenes' numbers."""
     labels = []
-    for line in (folder / LABELS_FILE).read_text(encoding="utf-8").splitlines():
+    for line in (folder / LABELS_FILE).read_text(encoding="utf-8").split("\n")[:-1]:
         fields: dict[str, Any] = json.loads(line)
         objects = tuple(_object(item) for item in fields.pop("objects"))
         labels.append(SceneLabel(**fields, objects=objects))

@@ -1,5 +1,6 @@
-"""Every unary call of the three services, once: its arguments, its request, and what its answer means.
+"""The unary calls of the three services, once: their arguments, their requests, and what their answers mean.
 
+Those that no service offers yet are not here: jobs, and a collection's tags and map (ListTags, ProjectImages).
 Client and AsyncClient are two faces of this list. A function here builds a `Call` or a `Pages` and touches no network.
 """
 

@@ -225,7 +225,7 @@ class Client(_Base):
             collection: Where they go.
             wait_for: How far each result waits: durable, searchable or segmented ("": searchable).
             replace: Replace other content under the same id, instead of ALREADY_EXISTS for it.
-            max_in_flight: Most images without a result.
+            max_in_flight: Most images without a result, or with one that was not taken yet.
             give_up_s: How long to go on connecting anew without any answer, in seconds.
 
         Raises:

@@ -67,7 +67,8 @@ def read_labels(path: Path) -> list[Label]:
     """All labels of a file, in its order; LabelsError names the first line that is wrong."""
     labels: dict[str, Label] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: it also cuts at characters such as U+2028, which JSON may hold as they are.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
         raise LabelsError(f"{path}: {exc}") from exc
     for number, line in enumerate(lines, start=1):

@@ -253,5 +253,5 @@ def _little_endian(values: "array[float]") -> "array[float]":
 def _parsed(values: Mapping[str, Any], message: _M, name: str) -> _M:
     try:
         return json_format.Parse(json.dumps(values), message)
-    except (json_format.ParseError, TypeError, ValueError) as exc:
+    except (json_format.ParseError, RecursionError, TypeError, ValueError) as exc:
         raise ValueError(f"{name}: {exc}") from exc

@@ -1,7 +1,8 @@
 """An upload over a connection to the ingest service, for callers with and without an event loop.
 
 Both faces do the same: they send what is due, take on more while there is room, hand out results as they come, and
-connect anew when the connection breaks. They differ only in how they wait.
+connect anew when the connection breaks. They differ only in how they wait. Answers are read beside the loop that hands
+out results: those of files that can not be read do not wait for an answer.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ __all__ = ["upload_async", "upload_sync"]
 _CONNECTION_S: Final = 300.0
 # Waits end by being woken; this bounds what a missed wake-up could cost.
 _LONGEST_NAP_S: Final = 1.0
+
+# What grpc.aio makes of a request that was sent just when the connection ended, whatever ended it.
+_CORE_ERROR: Final = "Internal error from Core"
 
 _ENDED_EARLY: Final = ApiError(grpc.StatusCode.UNAVAILABLE, "the service ended the stream before its time")
 
@@ -54,6 +58,8 @@ class _SyncUpload:
         # Held while the caller's iterator runs: an iterator can not be entered twice.
         self._pulling = threading.Lock()
         self._connection = 0
+        # Why the present connection has ended; None: it stands.
+        self._ended: ApiError | None = None
         self._failure: BaseException | None = None
 
     def results(self) -> Iterator[StreamResult]:
@@ -62,7 +68,6 @@ class _SyncUpload:
             while not self._done():
                 time.sleep(wait_s)
                 wait_s = yield from self._connect()
-                yield from self._take()
         finally:
             self._next_connection()
         if self._failure:
@@ -70,22 +75,43 @@ class _SyncUpload:
 
     def _connect(self) -> Generator[StreamResult, None, float]:
         """Hand out results until the connection ends; returns the seconds to wait before the next."""
+        self._ended = None
         call = self._method(self._requests(self._next_connection()), timeout=_CONNECTION_S)
-        error = _ENDED_EARLY
+        reader = threading.Thread(target=self._read, args=(call,), daemon=True)
+        reader.start()
+        try:
+            while (result := self._next_result()) is not None:
+                yield result
+        finally:
+            call.cancel()
+            reader.join(_LONGEST_NAP_S)
+        self._next_connection()
+        with self._changed:
+            return 0.0 if self._done() else self._upload.broken(self._ended or _ENDED_EARLY, time.monotonic())
+
+    def _read(self, call: Any) -> None:
+        """Take the answers until the connection ends; runs on a thread of its own."""
+        ended = _ENDED_EARLY
         try:
             for response in call:
                 with self._changed:
                     self._upload.answer(response, time.monotonic())
                     self._changed.notify_all()
-                yield from self._take()
         except grpc.RpcError as exc:
-            error = api_error(exc)
+            ended = api_error(exc)
         finally:
-            call.cancel()
+            with self._changed:
+                self._ended = ended
+                self._changed.notify_all()
+
+    def _next_result(self) -> StreamResult | None:
+        """Wait for a result; None when the connection has ended and all of its results are handed out."""
         with self._changed:
-            self._connection += 1
+            while (result := self._upload.take_result()) is None and self._ended is None:
+                self._changed.wait(_LONGEST_NAP_S)
+            # It made room.
             self._changed.notify_all()
-            return 0.0 if self._done() else self._upload.broken(error, time.monotonic())
+            return result
 
     def _requests(self, connection: int) -> Iterator[StreamImagesRequest]:
         while (due := self._claim(connection)) is not None:
@@ -94,6 +120,7 @@ class _SyncUpload:
             except (OSError, ValueError) as exc:
                 with self._changed:
                     self._upload.unreadable(due[0], exc)
+                    self._changed.notify_all()
             else:
                 yield request
 
@@ -114,21 +141,20 @@ class _SyncUpload:
     def _pull(self) -> None:
         """Take one more item from the caller; what its iterator raises goes to the caller."""
         with self._pulling:
-            item = None
+            with self._changed:
+                if not self._upload.room:
+                    return
+            item, failure = None, None
             try:
-                if self._upload.room:
-                    item = next(self._items, None)
-                    self._upload.exhausted = item is None
+                item = next(self._items, None)
             except Exception as exc:
-                self._failure = exc
+                failure = exc
             with self._changed:
                 if item is not None:
                     self._upload.add(item, time.monotonic())
+                else:
+                    self._failure, self._upload.exhausted = failure, failure is None
                 self._changed.notify_all()
-
-    def _take(self) -> list[StreamResult]:
-        with self._changed:
-            return self._upload.take_results()
 
     def _done(self) -> bool:
         return self._failure is not None or self._upload.finished
@@ -147,7 +173,9 @@ class _AsyncUpload:
         self._method = method
         self._upload = upload
         self._items = items
+        # For those who send, and for the one who hands out results: each waits for its own.
         self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
         self._connection = 0
         # Outlives a connection: cancelling it would end the caller's iterator.
         self._pulling: asyncio.Task[NewImage | None] | None = None
@@ -160,24 +188,19 @@ class _AsyncUpload:
                 await asyncio.sleep(wait_s)
                 self._connection += 1
                 call = self._method(self._requests(self._connection), timeout=_CONNECTION_S)
-                error = _ENDED_EARLY
+                reading = asyncio.create_task(self._read(call))
+                reading.add_done_callback(lambda _: self._settled.set())
                 try:
-                    async for response in call:
-                        self._upload.answer(response, _now())
-                        self._changed.set()
-                        for result in self._upload.take_results():
-                            yield result
-                except grpc.RpcError as exc:
-                    error = api_error(exc)
+                    while (result := await self._next_result(reading)) is not None:
+                        yield result
                 finally:
                     call.cancel()
                     # grpc goes on asking the requests of a call that has ended for more.
                     self._connection += 1
                     self._changed.set()
-                for result in self._upload.take_results():
-                    yield result
+                    await asyncio.wait({reading}, timeout=_LONGEST_NAP_S)
                 if not self._done():
-                    wait_s = self._upload.broken(error, _now())
+                    wait_s = self._upload.broken(reading.result(), _now())
         finally:
             if self._pulling:
                 self._pulling.cancel()
@@ -185,6 +208,28 @@ class _AsyncUpload:
                     await self._pulling
         if self._failure:
             raise self._failure
+
+    async def _read(self, call: Any) -> ApiError:
+        """Take the answers until the connection ends; why it did."""
+        try:
+            async for response in call:
+                self._upload.answer(response, _now())
+                self._changed.set()
+                self._settled.set()
+        except grpc.RpcError as exc:
+            error = api_error(exc)
+            if error.message != _CORE_ERROR:
+                return error
+        return _ENDED_EARLY
+
+    async def _next_result(self, reading: asyncio.Task[ApiError]) -> StreamResult | None:
+        """Wait for a result; None when the connection has ended and all of its results are handed out."""
+        while (result := self._upload.take_result()) is None and not reading.done():
+            self._settled.clear()
+            await self._settled.wait()
+        # It made room.
+        self._changed.set()
+        return result
 
     async def _requests(self, connection: int) -> AsyncIterator[StreamImagesRequest]:
         while connection == self._connection and not self._done():
@@ -197,6 +242,7 @@ class _AsyncUpload:
                 request = await asyncio.to_thread(self._upload.request, *due)
             except (OSError, ValueError) as exc:
                 self._upload.unreadable(due[0], exc)
+                self._settled.set()
             else:
                 yield request
 

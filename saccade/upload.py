@@ -5,6 +5,7 @@ Storing is idempotent, so whatever was under way when a connection broke is simp
 
 import heapq
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,7 +63,7 @@ class Upload:
             collection: Where the images go.
             wait_for: How far each result waits.
             replace: Whether other content under the same id is replaced.
-            max_in_flight: Most images that are sent, or wait to be sent again, without a result; at least 1.
+            max_in_flight: Most images that were added and whose results were not taken; at least 1.
             give_up_s: How long to go on connecting anew without any answer.
         """
         if max_in_flight < 1:
@@ -73,9 +74,10 @@ class Upload:
         self._max_in_flight = max_in_flight
         self._give_up_s = give_up_s
         self._entries: dict[str, _Entry] = {}
-        self._sent: set[str] = set()
+        # When each was sent over the present connection.
+        self._sent: dict[str, float] = {}
         self._waiting: list[tuple[float, int, str]] = []
-        self._settled: list[StreamResult] = []
+        self._settled: deque[StreamResult] = deque()
         self._added = 0
         self._broken = 0
         self._broken_since: float | None = None
@@ -85,13 +87,13 @@ class Upload:
 
     @property
     def finished(self) -> bool:
-        """Every image added has its result, and no more will come."""
-        return self.exhausted and not self._entries
+        """The result of every image added was taken, and no more will come."""
+        return self.exhausted and not self._entries and not self._settled
 
     @property
     def room(self) -> bool:
         """Whether one more image may be added."""
-        return not self.exhausted and len(self._entries) < self._max_in_flight
+        return not self.exhausted and len(self._entries) + len(self._settled) < self._max_in_flight
 
     def add(self, item: NewImage, now: float) -> None:
         """Take on one more image."""
@@ -105,7 +107,7 @@ class Upload:
         if not self._waiting or self._waiting[0][0] > now:
             return None
         key = heapq.heappop(self._waiting)[2]
-        self._sent.add(key)
+        self._sent[key] = now
         return key, self._entries[key].item
 
     def next_due_in(self, now: float) -> float:
@@ -138,16 +140,15 @@ class Upload:
         error = item_error(response.error)
         entry.attempts += 1
         if error.code in _PASSING and entry.attempts < ITEM_ATTEMPTS:
-            self._sent.discard(response.key)
+            del self._sent[response.key]
             later = now + 0.25 * 2**entry.attempts
             heapq.heappush(self._waiting, (later, int(response.key), response.key))
         else:
             self._settle(response.key, error=error)
 
-    def take_results(self) -> list[StreamResult]:
-        """Results since the last time."""
-        results, self._settled = self._settled, []
-        return results
+    def take_result(self) -> StreamResult | None:
+        """The oldest result that was not taken yet, which makes room for another image; None: there is none."""
+        return self._settled.popleft() if self._settled else None
 
     def broken(self, error: ApiError, now: float) -> float:
         """The connection ended early: everything sent waits again. Seconds after which to connect anew.
@@ -155,13 +156,17 @@ class Upload:
         Raises:
             ApiError: the error itself, if connecting anew is no use, or was none for `give_up_s`.
         """
-        if self._broken_since is None:
-            self._broken_since = now
-        # A connection's own deadline ends it now and then; that is a failure only if nothing came of it.
-        stalled = error.code == grpc.StatusCode.DEADLINE_EXCEEDED and self._sent and not self._answered
-        passing = error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-        if not (passing or error.retry_after_s > 0) or stalled or now - self._broken_since > self._give_up_s:
-            raise error
+        late = error.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        if late and (self._answered or not self._sent):
+            # Its own deadline ends a connection now and then: no failure if it was of use, or had nothing to do.
+            self._broken, self._broken_since = 0, None
+        else:
+            if self._broken_since is None:
+                # A connection that stood without an answer has been of no use since something was sent over it.
+                self._broken_since = min(self._sent.values()) if late else now
+            passing = late or error.code == grpc.StatusCode.UNAVAILABLE or error.retry_after_s > 0
+            if not passing or now - self._broken_since > self._give_up_s:
+                raise error
         for key in self._sent:
             heapq.heappush(self._waiting, (now, int(key), key))
         self._sent.clear()
@@ -178,5 +183,5 @@ class Upload:
         existed: bool = False,
         error: ApiError | None = None,
     ) -> None:
-        self._sent.discard(key)
+        del self._sent[key]
         self._settled.append(StreamResult(self._entries.pop(key).item, image, existed, error))

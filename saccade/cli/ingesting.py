@@ -115,10 +115,10 @@ class _Run:
         """The images whose content is not stored yet, as far as waited for; runs on the upload's own thread."""
         remaining = iter(images)
         while chunk := list(islice(remaining, _LOOK_UP)):
-            known = {image.source: _identity(image) for image in chunk}
-            stored = self._stored([identity[0] for identity in known.values() if identity])
-            for image in chunk:
-                identity = known[image.source]
+            # By position: files of several folders may go by the same source.
+            known = [(image, _identity(image)) for image in chunk]
+            stored = self._stored([identity[0] for _, identity in known if identity])
+            for image, identity in known:
                 if identity and stored.get(identity[0]) == identity[1]:
                     self._report("skipped", image, {"id": identity[0]})
                     skip(1)

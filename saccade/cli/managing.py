@@ -205,7 +205,7 @@ def vocabulary(
     """Show a vocabulary, or with --file make or replace it."""
     client = client_of(context)
     if file:
-        lines = [line.partition(",") for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.partition(",") for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         words = {word.strip(): category.strip() for word, _, category in lines}
         kept = client.put_vocabulary(name, words, prompt_templates=template or [])
     else:

@@ -23,7 +23,7 @@ def parse_json(text: str, option: str) -> Mapping[str, Any]:
     """A JSON object given on the command line; ValueError names the option."""
     try:
         value = json.loads(text)
-    except ValueError as exc:
+    except (RecursionError, ValueError) as exc:
         raise ValueError(f"{option} is no JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise ValueError(f"{option} must be a JSON object")

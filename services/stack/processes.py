@@ -76,9 +76,9 @@ def port_open(port: int, host: str = HOST) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def http_ok(port: int, path: str) -> bool:
-    """Whether a GET on a loopback port answers 200 within 2 s."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+def http_ok(port: int, path: str, host: str = HOST) -> bool:
+    """Whether a GET answers 200 within 2 s."""
+    connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK

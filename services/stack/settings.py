@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from services.common.settings import Address, settings_config
 
-__all__ = ["SERVICES", "StackSettings"]
+__all__ = ["SERVICES", "GivenSettings", "StackSettings"]
 
 SERVICES: Final = ("embedder", "ingest", "query", "gateway")
 
@@ -45,3 +45,19 @@ class StackSettings(BaseSettings):
         validation_alias="SMOKE_ENGINES",
         description="Of the smoke test. lite: milvus-lite and local objects; real: Milvus, MinIO",
     )
+
+
+class GivenSettings(StackSettings):
+    """The same from arguments and defaults alone: neither the environment nor files have a say."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments."""
+        return (init_settings,)

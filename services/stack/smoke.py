@@ -53,9 +53,7 @@ class Outcome:
 def run_smoke(settings: StackSettings, environ: Mapping[str, str], screen: Screen) -> bool:
     """Run the smoke test with a table of its results; whether every answer was right."""
     started = time.monotonic()
-    with temporary_stack(
-        environ, engines=settings.smoke_engines, show=screen.show, progress=screen.starting, tools=settings.tools
-    ) as stack:
+    with temporary_stack(environ, engines=settings.smoke_engines, show=screen.show, progress=screen.starting) as stack:
         ready_s = time.monotonic() - started
         labels = gallery.gallery_labels(settings.demo_dir, SCENES)
         with stack.client() as client:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from saccade.client import Client
 from services.common.settings import split_address
 from services.stack.engines import ObjectEngine, Options, VectorEngine, milvus, milvus_lite, minio
 from services.stack.lock import DataLock
 from services.stack.processes import HOST, POLL_S, Process, ProcessError, free_ports, grpc_serving, http_ok
-from services.stack.settings import SERVICES, StackSettings
+from services.stack.settings import SERVICES, GivenSettings, StackSettings
 
-__all__ = ["PortBusy", "Stack", "temporary_stack"]
+__all__ = ["PortBusy", "Stack", "override", "temporary_settings", "temporary_stack"]
 
 # A stack on one machine is stopped by a person who waits: less patience than in production.
 DRAIN_S: Final = 5.0
@@ -145,7 +145,8 @@ class Stack:
         for setting, (host, port) in wanted.items():
             if _busy(host, port):
                 other = "another port" if setting.endswith("_PORT") else "another host:port"
-                raise PortBusy(f"{host}:{port} is in use; stop what listens there, or set {setting} to {other}")
+                where = _join_address(host, port)
+                raise PortBusy(f"{where} is in use; stop what listens there, or set {setting} to {other}")
 
     def _describe(self, data: Path) -> dict[str, Process]:
         vectors, objects = self._engine_processes(data)
@@ -180,12 +181,11 @@ class Stack:
     def _environment(self, data: Path, vectors: VectorEngine, objects: ObjectEngine | None) -> dict[str, str]:
         """What the stack decides goes over what the environment says; drain times and log format do not."""
         settings = self._settings
-        env = {"SACCADE_LOG_FORMAT": "console", "SACCADE_DRAIN_S": f"{DRAIN_S:g}", "PYTHONUNBUFFERED": "1"}
-        env |= self._environ
-        env |= {"SACCADE_MILVUS_URI": vectors.uri, "SACCADE_PUBLIC_URL": self.gateway_url}
-        env |= {"SACCADE_DEMO_DIR": str(settings.demo_dir), "SACCADE_OBJECTS_URL": (data / "objects").as_uri()}
+        defaults = {"SACCADE_LOG_FORMAT": "console", "SACCADE_DRAIN_S": f"{DRAIN_S:g}", "PYTHONUNBUFFERED": "1"}
+        decided = {"SACCADE_MILVUS_URI": vectors.uri, "SACCADE_PUBLIC_URL": self.gateway_url}
+        decided |= {"SACCADE_DEMO_DIR": str(settings.demo_dir), "SACCADE_OBJECTS_URL": (data / "objects").as_uri()}
         if objects:
-            env |= {
+            decided |= {
                 "SACCADE_OBJECTS_URL": f"s3://{BUCKET}",
                 "SACCADE_S3_ENDPOINT": f"http://{objects.endpoint}",
                 "SACCADE_S3_ACCESS_KEY": objects.access_key,
@@ -193,17 +193,17 @@ class Stack:
                 "SACCADE_S3_CREATE_BUCKET": "true",
             }
         for name in SERVICES:
-            env[f"SACCADE_{name.upper()}_LISTEN"] = getattr(settings, f"{name}_listen")
-            env[f"SACCADE_{name.upper()}_METRICS_LISTEN"] = getattr(settings, f"{name}_metrics_listen")
+            decided[f"SACCADE_{name.upper()}_LISTEN"] = getattr(settings, f"{name}_listen")
+            decided[f"SACCADE_{name.upper()}_METRICS_LISTEN"] = getattr(settings, f"{name}_metrics_listen")
             if name != "gateway":
-                env[f"SACCADE_{name.upper()}_ADDRESS"] = f"dns:///{self._addresses[name]}"
-        return env
+                decided[f"SACCADE_{name.upper()}_ADDRESS"] = f"dns:///{self._addresses[name]}"
+        return override(defaults | dict(self._environ), decided)
 
     def _readiness(self, name: str) -> Callable[[], bool]:
         address = self._addresses[name]
         if name == "gateway":
-            port = split_address(address)[1]
-            return lambda: http_ok(port, "/readyz")
+            host, port = split_address(address)
+            return lambda: http_ok(port, "/readyz", host)
         return lambda: grpc_serving(address)
 
     def _wait_until_ready(self) -> None:
@@ -232,7 +232,6 @@ def temporary_stack(
     show: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
     data: Path | None = None,
-    tools: Path | None = None,
 ) -> Iterator[Stack]:
     """A running stack on free ports, in a temporary folder or in `data`.
 
@@ -244,29 +243,49 @@ def temporary_stack(
         show: As in Stack.
         progress: As in Stack.
         data: Where it keeps its data; None: a folder that is removed with it.
-        tools: Where the engines are; None: where `make tools` puts them.
     """
-    ports = iter(free_ports(2 + 2 * len(SERVICES)))
-    kinds = ("listen", "metrics_listen")
-    given: dict[str, Any] = {f"{name}_{kind}": f"{HOST}:{next(ports)}" for name in SERVICES for kind in kinds}
-    env = {name: value for name, value in environ.items() if inherit or not name.startswith("SACCADE_")}
+    env = {name: value for name, value in environ.items() if inherit or not name.upper().startswith("SACCADE_")}
     if model:
         env |= {"SACCADE_MODEL": model, "SACCADE_SEGMENTER": model}
     with contextlib.ExitStack() as cleanup:
         folder = data or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="saccade-")))
-        given |= {"data": folder, "milvus_port": next(ports), "s3_port": next(ports)}
-        if tools:
-            given["tools"] = tools
-        # Validated, not constructed: the environment has no say in it.
-        settings = StackSettings.model_validate(given)
-        stack = Stack(settings, env, engines=engines, show=show, progress=progress)
+        stack = Stack(temporary_settings(folder), env, engines=engines, show=show, progress=progress)
         yield cleanup.enter_context(stack)
+
+
+def temporary_settings(data: Path) -> StackSettings:
+    """Settings of a stack on free loopback ports, with its data in a folder.
+
+    The environment has a say only in what is so of this machine: where engines and demo are, how long a start takes.
+    """
+    ports = iter(free_ports(2 + 2 * len(SERVICES)))
+    kinds = ("listen", "metrics_listen")
+    listens = {f"{name}_{kind}": f"{HOST}:{next(ports)}" for name in SERVICES for kind in kinds}
+    machine = StackSettings()
+    own = {"tools": machine.tools, "demo_dir": machine.demo_dir, "start_s": machine.start_s}
+    return GivenSettings.model_validate(
+        listens | own | {"data": data, "milvus_port": next(ports), "s3_port": next(ports)}
+    )
+
+
+def override(environ: Mapping[str, str], decided: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which what was decided holds for every service.
+
+    A service takes SACCADE_<SERVICE>_<FIELD> before SACCADE_<FIELD>, and names in upper and in lower case alike.
+    """
+    fields = [name.removeprefix("SACCADE_") for name in decided]
+    gone = {*decided, *(f"SACCADE_{service.upper()}_{field}" for service in SERVICES for field in fields)}
+    return {name: value for name, value in environ.items() if name.upper() not in gone} | dict(decided)
 
 
 def _reachable(listen: str) -> str:
     """The address that processes on this machine reach a listener at."""
     host, port = split_address(listen)
-    return f"{HOST if host in {'0.0.0.0', '::'} else host}:{port}"  # noqa: S104 - compared, not listened on
+    return _join_address(HOST if host in {"0.0.0.0", "::"} else host, port)  # noqa: S104 - compared, not listened on
+
+
+def _join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _busy(host: str, port: int) -> bool:

@@ -1,5 +1,6 @@
 """The web page in a real browser, over the whole stack."""
 
+import base64
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, JSHandle, Page, expect, sync_playwright
 
 from saccade.labels import Label
 from services.stack.stack import Stack
@@ -79,6 +80,19 @@ def draw(page: Page, box: tuple[float, float, float, float]) -> None:
     page.mouse.down()
     page.mouse.move(*corners[1], steps=8)
     page.mouse.up()
+
+
+def transfer(page: Page, path: Path) -> JSHandle:
+    """What the browser hands to a page when a file is dropped on it or pasted into it."""
+    return page.evaluate_handle(
+        """([data, name]) => {
+            const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type: "image/jpeg" }));
+            return transfer;
+        }""",
+        [base64.b64encode(path.read_bytes()).decode(), path.name],
+    )
 
 
 def test_uploads_a_picture_draws_a_box_and_sees_outlined_results(page: Page, labels: list[Label]) -> None:
@@ -169,6 +183,49 @@ def test_tags_narrow_and_modes_change_what_answers(page: Page, labels: list[Labe
     assert results(page)
     page.get_by_label(f"Remove the tag {tag}").click()
     assert "tag=" not in page.url
+
+
+def test_a_dropped_picture_is_searched_with(page: Page, labels: list[Label]) -> None:
+    dropped = transfer(page, labels[0].path)
+    page.dispatch_event("#results", "dragenter", {"dataTransfer": dropped})
+    expect(page.locator("#drop")).to_be_visible()
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    expect(page.locator("#drop")).to_be_hidden()
+    assert results(page)[0] == labels[0].id
+    expect(page.locator("#picture-name")).to_have_text(labels[0].path.name)
+
+
+def test_a_pasted_picture_is_searched_with(page: Page, labels: list[Label]) -> None:
+    pasted = transfer(page, labels[1].path)
+    page.locator("#text").evaluate(
+        "(field, clipboardData) => field.dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true }))",
+        pasted,
+    )
+    assert results(page)[0] == labels[1].id
+    expect(page.locator("#picture-name")).to_have_text(labels[1].path.name)
+
+
+def test_more_like_a_result_searches_with_that_picture(page: Page, labels: list[Label]) -> None:
+    second = search(page, labels[0].caption)[1]
+    card = page.locator(f'.card[data-id="{second}"]')
+    card.hover()
+    card.get_by_role("button", name="More like").click()
+    page.wait_for_url(lambda url: f"like={second}" in url)
+    found = results(page)
+    assert found
+    assert second not in found
+    expect(page.locator("#text")).to_have_value("")
+
+
+def test_show_more_appends_the_next_page(page: Page, labels: list[Label]) -> None:
+    page.select_option("#top-k", "12")
+    first = search(page, labels[0].caption)
+    assert len(first) == 12
+    page.locator("#more").click()
+    expect(page.locator(".card")).to_have_count(24, timeout=PATIENCE_MS)
+    both = results(page)
+    assert both[:12] == first
+    assert len(set(both)) == 24
 
 
 def test_what_can_not_be_searched_with_is_explained(browser: Browser, stack: Stack, tmp_path: Path) -> None:

@@ -80,12 +80,16 @@ def environment(tmp_path: Path) -> dict[str, str]:
             "SACCADE_MODEL": "toy",
             "SACCADE_SEGMENTER": "toy",
             "SACCADE_MILVUS_PORT": str(ports[0]),
+            # A service's own name for what the stack decides: nothing may come of it.
+            "SACCADE_INGEST_OBJECTS_URL": (tmp_path / "elsewhere").as_uri(),
         }
     )
 
 
 @pytest.mark.timeout(300)
 def test_run_stays_until_a_signal_and_finds_its_data_again(environment: dict[str, str], labels: list[Label]) -> None:
+    if sys.platform == "linux":  # where loopback has more than one address
+        environment["SACCADE_GATEWAY_LISTEN"] = environment["SACCADE_GATEWAY_LISTEN"].replace("127.0.0.1", "127.0.0.2")
     first = Run(environment)
     first.wait_for(lambda line: "Saccade is at" in line)
     addresses = {name.lower(): environment[f"SACCADE_{name}_LISTEN"] for name in ("INGEST", "QUERY")}
@@ -93,6 +97,8 @@ def test_run_stays_until_a_signal_and_finds_its_data_again(environment: dict[str
         client.create_collection("mine")
         client.create_image("mine", labels[0].to_image(), wait_for="segmented")
     assert httpx.get(f"http://{environment['SACCADE_GATEWAY_LISTEN']}/readyz").status_code == httpx.codes.OK
+    assert (Path(environment["SACCADE_DATA"]) / "objects").is_dir()
+    assert not (Path(environment["SACCADE_DATA"]).parent / "elsewhere").exists()
 
     # The data folder is taken, and so are the ports.
     second = Run(environment)

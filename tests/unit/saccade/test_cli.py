@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -151,6 +153,9 @@ def test_search_by_regions(services: FakeServices, run: Run, folder: Path) -> No
         (["delete"], "--all"),
         (["update", "one"], "needs title, metadata or tags"),
         (["update", "one", "--metadata", "7"], "--metadata must be a JSON object"),
+        (["update", "one", "--metadata", f'{{"n": {"9" * 400}}}'], "metadata: "),
+        (["update", "one", "--metadata", f'{{"n": {"9" * 5_000}}}'], "--metadata is no JSON"),
+        (["update", "one", "--metadata", '{"n": ' * 100_000], "--metadata is no JSON"),
         (["fly"], "No such command"),
     ],
 )
@@ -228,6 +233,40 @@ def test_ingest_skips_what_is_stored(ready: FakeServices, run: Run, folder: Path
     # What has not come as far as is waited for is sent again.
     outcome = run("ingest", folder, "--json", "--wait", "segmented")
     assert outcome.lines[-1]["skipped"] == 0
+
+
+def test_ingest_tells_files_of_one_name_in_several_folders_apart(ready: FakeServices, run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_text(name)
+    there = types_pb2.Image(
+        id=content_id(b"two"), sha256=hashlib.sha256(b"two").hexdigest(), state=types_pb2.IMAGE_STATE_SEARCHABLE
+    )
+    ready.will("ListImages", ingest.ListImagesResponse(images=[there]))
+    sent: list[bytes] = []
+
+    def stream(requests: Iterator[ingest.StreamImagesRequest]) -> Iterator[ingest.StreamImagesResponse]:
+        for request in requests:
+            sent.append(request.create.image.data)
+            yield created(request)
+
+    ready.stream = stream
+    outcome = run("ingest", tmp_path / "one", tmp_path / "two", "--json")
+    assert sorted(line["result"] for line in outcome.lines[:-1]) == ["skipped", "stored"]
+    assert sent == [b"one"]
+
+
+def test_ctrl_c_is_130(ready: FakeServices, run: Run, folder: Path) -> None:
+    def stream(requests: Iterator[ingest.StreamImagesRequest]) -> Iterator[ingest.StreamImagesResponse]:
+        yield created(next(requests))
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in requests:
+            pass
+
+    ready.stream = stream
+    outcome = run("ingest", folder)
+    assert outcome.code == 130
+    assert "not finished; the same command goes on from here" in outcome.err
 
 
 def test_ingest_makes_the_collection(ready: FakeServices, run: Run, folder: Path) -> None:
@@ -333,11 +372,11 @@ def test_collections_and_images(services: FakeServices, run: Run) -> None:
 
 def test_vocabularies(services: FakeServices, run: Run, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
-    words.write_text("owl, animals\n\nbus\n", encoding="utf-8")
+    words.write_bytes("owl, animals\r\n\r\nbus\u2028stop\r\n".encode())
     kept = ingest.Vocabulary(name="v", entries=[ingest.Vocabulary.Entry(name="owl", category="animals")])
     services.will("PutVocabulary", ingest.PutVocabularyResponse(vocabulary=kept))
     assert run("vocabulary", "v", "--file", words, "--template", "a {}").code == 0
     sent = services.last.vocabulary
-    assert [(entry.name, entry.category) for entry in sent.entries] == [("owl", "animals"), ("bus", "")]
+    assert [(entry.name, entry.category) for entry in sent.entries] == [("owl", "animals"), ("bus\u2028stop", "")]
     services.will("GetVocabulary", ingest.GetVocabularyResponse(vocabulary=kept))
     assert "animals" in run("vocabulary", "v").out

@@ -68,6 +68,13 @@ def test_search_puts_every_argument_into_the_request(services: FakeServices, cli
     assert request.include_masks
 
 
+def nested(depth: int) -> dict[str, object]:
+    inner: dict[str, object] = {}
+    for _ in range(depth):
+        inner = {"a": inner}
+    return inner
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -78,6 +85,10 @@ def test_search_puts_every_argument_into_the_request(services: FakeServices, cli
         (lambda c: c.create_image("demo", "no such file"), "No such file"),
         (lambda c: c.embed_images(["http://example.org/a.png"]), "not an address"),
         (lambda c: c.update_image("demo", "a"), "needs title, metadata or tags"),
+        (lambda c: c.update_image("demo", "a", metadata={"n": 10**400}), "metadata: "),
+        (lambda c: c.update_image("demo", "a", metadata={"n": 10**5_000}), "metadata: "),
+        (lambda c: c.update_image("demo", "a", metadata={"n": nested(5_000)}), "metadata: "),
+        (lambda c: c.search("demo", text="a", filter={"width": {"min": 10**400}}), "filter: "),
         (lambda _: make_part(), "exactly one of"),
         (lambda _: make_part(text="a", like="b"), "exactly one of"),
         (lambda _: make_region(box=(0, 0, 1, 1)), "needs a picture"),

@@ -36,6 +36,15 @@ def test_labels_are_read(tmp_path: Path) -> None:
     assert (second.id, second.objects, second.to_image().title) == ("", (), "")
 
 
+def test_only_line_feeds_end_lines(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    captions = ["an owl\u2028and\x85a bus", "two"]
+    entries = [{"file": file, "caption": caption} for file, caption in zip(("a.jpg", "b.jpg"), captions, strict=True)]
+    text = "\r\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    path.write_bytes(f"{text}\r\n\r\n".encode())
+    assert [label.caption for label in read_labels(path)] == captions
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

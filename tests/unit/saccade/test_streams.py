@@ -1,5 +1,7 @@
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import grpc
@@ -42,6 +44,34 @@ def test_no_images_are_no_error(client: Client) -> None:
 def test_only_files_that_can_not_be_read(client: Client, tmp_path: Path) -> None:
     results = list(client.stream_images([NewImage(tmp_path / "a"), NewImage(tmp_path / "b")], collection="demo"))
     assert [result.error and result.error.reason for result in results] == ["FILE_UNREADABLE"] * 2
+
+
+def test_files_that_can_not_be_read_are_told_as_they_come(client: Client, tmp_path: Path) -> None:
+    told = threading.Event()
+
+    def source() -> Iterator[NewImage]:
+        yield NewImage(tmp_path / "missing")
+        assert told.wait(10)
+
+    for result in client.stream_images(source(), collection="demo"):
+        assert result.error
+        told.set()
+    assert told.is_set()
+
+
+def test_results_that_nobody_takes_hold_back_the_source(client: Client, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[NewImage]:
+        for i in range(50):
+            taken.append(i)
+            yield NewImage(tmp_path / "missing") if i % 2 else NewImage(b"here")
+
+    seen = 0
+    for _ in client.stream_images(source(), collection="demo", max_in_flight=4):
+        seen += 1
+        assert len(taken) - seen <= 4
+    assert seen == 50
 
 
 def test_no_more_than_max_in_flight_are_taken(services: FakeServices, client: Client) -> None:
@@ -163,20 +193,53 @@ async def test_async_streams_resume_too(services: FakeServices, async_client: As
         nonlocal connections
         connections += 1
         for count, request in enumerate(requests):
-            if connections == 1 and count == 3:
+            # Several end early: what is being sent at that moment must not matter.
+            if connections <= 4 and count == 3:
                 return
-            if connections > 1 or count < 2:
+            if connections > 4 or count < 2:
                 yield failed(request, 3, "IMAGE_EMPTY") if request.create.image.id == "7" else created(request)
 
     async def source() -> AsyncIterator[NewImage]:
-        for image in images(10):
+        for image in images(20):
             yield image
 
     services.stream = stream
     found = [result async for result in async_client.stream_images(source(), collection="demo", max_in_flight=4)]
-    assert sorted(int(result.item.id) for result in found) == list(range(10))
+    assert sorted(int(result.item.id) for result in found) == list(range(20))
     assert [result.item.id for result in found if result.error] == ["7"]
-    assert connections == 2
+    assert connections == 5
+
+
+async def test_async_files_that_can_not_be_read_are_told_as_they_come(
+    async_client: AsyncClient, tmp_path: Path
+) -> None:
+    told = asyncio.Event()
+
+    async def source() -> AsyncIterator[NewImage]:
+        yield NewImage(tmp_path / "missing")
+        async with asyncio.timeout(10):
+            await told.wait()
+
+    async for result in async_client.stream_images(source(), collection="demo"):
+        assert result.error
+        told.set()
+    assert told.is_set()
+
+
+async def test_an_async_generator_closed_early_ends_the_call(services: FakeServices, async_client: AsyncClient) -> None:
+    ended = threading.Event()
+
+    def stream(requests: Requests) -> Responses:
+        try:
+            for request in requests:
+                yield created(request)
+        finally:
+            ended.set()
+
+    services.stream = stream
+    async with aclosing(async_client.stream_images(images(1000), collection="demo", max_in_flight=2)) as results:  # type: ignore[type-var] # it is a generator
+        await anext(results)
+    assert await asyncio.to_thread(ended.wait, 10)
 
 
 async def test_async_streams_take_plain_iterables(async_client: AsyncClient) -> None:

@@ -2,18 +2,21 @@ import os
 import signal
 import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.stack.processes import HOST, Process, ProcessError, free_port, wait_until
-from services.stack.settings import StackSettings
-from services.stack.stack import PortBusy, Stack
+from services.ingest.settings import IngestSettings
+from services.stack.processes import HOST, Process, ProcessError, free_port, http_ok, wait_until
+from services.stack.settings import GivenSettings, StackSettings
+from services.stack.stack import PortBusy, Stack, override, temporary_settings
 
 
 def settings_of(data: Path, **given: Any) -> StackSettings:
-    return StackSettings.model_validate({"data": data, "milvus_port": free_port(), **given})
+    return GivenSettings.model_validate({"data": data, "milvus_port": free_port(), **given})
 
 
 def test_a_busy_port_names_its_setting(tmp_path: Path) -> None:
@@ -32,6 +35,76 @@ def test_where_it_listens_and_where_it_is_reached(tmp_path: Path) -> None:
     assert (stack.gateway_url, stack.query) == ("http://127.0.0.1:8080", "127.0.0.1:7000")
     public = settings_of(tmp_path, public_url="https://pictures.example.org")
     assert Stack(public, {}).gateway_url == "https://pictures.example.org"
+    sixth = Stack(settings_of(tmp_path, gateway_listen="[::1]:8080", query_listen="[::]:7000"), {})
+    assert (sixth.gateway_url, sixth.query) == ("http://[::1]:8080", "127.0.0.1:7000")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, loopback has one address alone")
+def test_http_is_asked_where_it_listens() -> None:
+    with HTTPServer(("127.0.0.2", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            assert http_ok(server.server_port, "/", "127.0.0.2")
+            assert not http_ok(server.server_port, "/")
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+class Page(BaseHTTPRequestHandler):
+    """An empty page, without a log."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_temporary_stack_is_the_same_wherever_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "PUBLIC_URL": "https://production.example.org",
+        "STACK_PUBLIC_URL": "https://production.example.org",
+        "GATEWAY_LISTEN": "192.0.2.1:80",
+        "DATA": "/production",
+        "TOOLS": str(tmp_path / "tools"),
+        "DEMO_DIR": str(tmp_path / "demo"),
+        "START_S": "7",
+    }.items():
+        monkeypatch.setenv(f"SACCADE_{name}", value)
+    settings = temporary_settings(tmp_path)
+    assert Stack(settings, {}).gateway_url == f"http://{settings.gateway_listen}"
+    assert settings.gateway_listen.startswith(f"{HOST}:")
+    assert settings.data == tmp_path
+    # What is so of the machine is so of every stack on it.
+    assert (settings.tools, settings.demo_dir, settings.start_s) == (tmp_path / "tools", tmp_path / "demo", 7)
+
+
+def test_what_a_stack_decides_holds_for_every_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = {
+        "SACCADE_OBJECTS_URL": "s3://production",
+        "SACCADE_INGEST_OBJECTS_URL": "s3://production",
+        "saccade_ingest_objects_url": "s3://production",
+        "SACCADE_QUERY_MILVUS_URI": "http://production:19530",
+        "SACCADE_GATEWAY_QUERY_ADDRESS": "dns:///production:50053",
+        "SACCADE_INGEST_MILVUS_TIMEOUT_S": "3",
+        "LANG": "C",
+    }
+    decided = {
+        "SACCADE_OBJECTS_URL": "file:///here",
+        "SACCADE_MILVUS_URI": "http://here",
+        "SACCADE_QUERY_ADDRESS": "dns:///here",
+    }
+    result = override(environ, decided)
+    assert result == decided | {"SACCADE_INGEST_MILVUS_TIMEOUT_S": "3", "LANG": "C"}
+    for name in environ:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in result.items():
+        monkeypatch.setenv(name, value)
+    ingest = IngestSettings()
+    assert (ingest.objects_url, ingest.milvus_timeout_s) == ("file:///here", 3)
 
 
 def test_what_a_process_writes_is_shown_and_kept() -> None:
