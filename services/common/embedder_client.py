@@ -150,7 +150,7 @@ def _check(got: str, wanted: str) -> None:
     if wanted and got != wanted:
         raise FailedPrecondition(
             f"the collection's vectors come from the model with fingerprint {wanted}, the embedder now has {got}; "
-            "run an embedder with the collection's model, or reindex the collection",
+            "run an embedder with the collection's model, or make another collection and store the images there",
             reason="MODEL_MISMATCH",
         )
 

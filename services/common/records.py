@@ -150,7 +150,7 @@ class Metric(StrEnum):
 
 
 class IndexSpec(_Record):
-    """How a collection is indexed; nlist and nprobe 0: chosen from the row count."""
+    """How a collection is indexed; nlist 0: 128 lists, nprobe 0: as many as target_recall needs."""
 
     type: IndexType = IndexType.IVF_FLAT
     metric: Metric = Metric.COSINE

@@ -11,24 +11,19 @@ from google.protobuf import struct_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.records import check_image_id
+from services.common.vectors import MAX_METADATA_BYTES, indexed_size_bytes
 
-__all__ = [
-    "MAX_METADATA_BYTES",
-    "MAX_METADATA_DEPTH",
-    "NewImage",
-    "check_metadata",
-    "check_tags",
-    "check_text",
-    "new_image",
-]
+__all__ = ["MAX_METADATA_DEPTH", "NewImage", "check_metadata", "check_tags", "check_text", "new_image"]
 
-MAX_METADATA_BYTES: Final = 64 * 1024
 MAX_METADATA_DEPTH: Final = 16
 MAX_SOURCE_CHARS: Final = 4_096
 MAX_TITLE_CHARS: Final = 2_000
 MAX_TAGS: Final = 64
 MAX_TAG_CHARS: Final = 64
 _MAX_PATH_CHARS: Final = 200
+# A message this much larger than the JSON that is allowed can not become so small: the worst, a digit in a list, takes
+# 11 bytes in the message and 2 in JSON.
+_MAX_MESSAGE_BYTES: Final = 8 * MAX_METADATA_BYTES
 # Whole numbers up to here are exact as doubles, which is what the contract's Struct carries.
 _MAX_EXACT: Final = 2**53
 
@@ -51,6 +46,10 @@ def new_image(message: pb.NewImage, path: str = "image") -> NewImage:
     content = message.WhichOneof("content")
     if content is None:
         raise InvalidArgument("give the image's bytes in data, or its address in url", field=path)
+    if content == "url" and not message.url:
+        raise InvalidArgument(
+            "is empty; give an http or https address, or the image's bytes in data", field=f"{path}.url"
+        )
     return NewImage(
         id=check_image_id(message.id, f"{path}.id") if message.id else "",
         data=message.data,
@@ -85,21 +84,36 @@ def check_tags(tags: Iterable[str], path: str = "tags") -> tuple[str, ...]:
 
 def check_metadata(metadata: struct_pb2.Struct, path: str = "metadata") -> dict[str, Any]:
     """The caller's fields as JSON values; whole numbers as integers."""
-    found = {key: _value(value, f"{path}.{key}", 1) for key, value in metadata.fields.items()}
+    # First, for what is larger by far would hold up all other calls while it is looked through.
+    if metadata.ByteSize() > _MAX_MESSAGE_BYTES:
+        raise _too_large(f"has far more than {MAX_METADATA_BYTES:,} bytes as JSON, the most that are taken", path)
+    found = {key: _value(value, _below(path, key), 1) for key, value in metadata.fields.items()}
     size = len(json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode())
     if size > MAX_METADATA_BYTES:
-        raise InvalidArgument(
-            f"has {size:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are taken", field=path, reason="METADATA_SIZE"
+        raise _too_large(f"has {size:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are taken", path)
+    indexed = indexed_size_bytes(found)
+    if indexed > MAX_METADATA_BYTES:
+        raise _too_large(
+            f"takes {indexed:,} bytes in the index, which marks truth values, lists, objects and unusual keys; at most "
+            f"{MAX_METADATA_BYTES:,} fit: leave something out",
+            path,
         )
     return found
+
+
+def _too_large(message: str, path: str) -> InvalidArgument:
+    return InvalidArgument(message, field=path, reason="METADATA_SIZE")
+
+
+def _below(path: str, key: str) -> str:
+    """The path of a key, cut to what an error shows, so that long keys are not copied at each level."""
+    return f"{path}.{key[:_MAX_PATH_CHARS]}"[:_MAX_PATH_CHARS]
 
 
 def _value(value: struct_pb2.Value, path: str, depth: int) -> Any:
     if depth > MAX_METADATA_DEPTH:
         raise InvalidArgument(
-            f"is nested more than {MAX_METADATA_DEPTH} levels deep",
-            field=path[:_MAX_PATH_CHARS],
-            reason="METADATA_DEPTH",
+            f"is nested more than {MAX_METADATA_DEPTH} levels deep", field=path, reason="METADATA_DEPTH"
         )
     match value.WhichOneof("kind"):
         case "number_value":
@@ -109,16 +123,15 @@ def _value(value: struct_pb2.Value, path: str, depth: int) -> Any:
         case "bool_value":
             return value.bool_value
         case "struct_value":
-            return {key: _value(item, f"{path}.{key}", depth + 1) for key, item in value.struct_value.fields.items()}
+            return {key: _value(item, _below(path, key), depth + 1) for key, item in value.struct_value.fields.items()}
         case "list_value":
-            return [_value(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value.list_value.values)]
+            items = enumerate(value.list_value.values)
+            return [_value(item, f"{path}[{i}]"[:_MAX_PATH_CHARS], depth + 1) for i, item in items]
         case _:
             return None
 
 
 def _number(number: float, path: str) -> int | float:
     if not math.isfinite(number):
-        raise InvalidArgument(
-            f"must be a finite number, not {number}", field=path[:_MAX_PATH_CHARS], reason="METADATA_NUMBER"
-        )
+        raise InvalidArgument(f"must be a finite number, not {number}", field=path, reason="METADATA_NUMBER")
     return int(number) if number.is_integer() and abs(number) < _MAX_EXACT else number

@@ -61,10 +61,9 @@ class Collections:
     """All collections.
 
     What was read of one is trusted for `ttl_s`; a deletion waits that long after it is announced, so that no replica
-    begins to store into a collection that is going. What another replica had begun before may still be written behind
-    the deletion; it is unreachable, and goes when the name is made again. Two replicas that make the same name at the
-    same moment both succeed, and the later record stays: the object store has no conditional write that every engine
-    offers.
+    begins to store into a collection that is going. Whoever had begun before asks again before it acknowledges, and
+    takes back what it wrote. Two replicas that make the same name at the same moment both succeed, and the later record
+    stays: the object store has no conditional write that every engine offers.
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class Collections:
         await asyncio.gather(*drops, return_exceptions=True)
         await self._steps.close()
 
-    async def get(self, name: str, path: str = "collection") -> CollectionRecord:
-        """The collection of that name; NotFound if there is none or it is being deleted."""
+    async def get(self, name: str, path: str = "collection", *, anew: bool = False) -> CollectionRecord:
+        """The collection of that name, read `anew` or lately; NotFound if there is none or it is being deleted."""
         read_at, record = self._known.get(name, (0.0, None))
-        if record is None or time.monotonic() - read_at > self._ttl_s:
+        if anew or record is None or time.monotonic() - read_at > self._ttl_s:
             record = await self._read(check_collection_name(name, path))
         if record is None or record.deleting:
             raise NotFound(
@@ -246,9 +245,7 @@ class Collections:
                     f"the collection {record.name!r} exists", field="collection.name", reason="COLLECTION_EXISTS"
                 )
             generation = Generation.of(record)
-            # Without a record, whatever there is under this name is left over from something interrupted. Objects
-            # first: until the record is written, which takes the index seconds, nobody stores here.
-            await self._delete_images(record.name)
+            # Without a record, rows under this name are left over from something interrupted.
             await self._vectors.drop_collection(record.name)
             await self._vectors.create_generation(generation)
             await self._vectors.activate(generation)
@@ -287,15 +284,11 @@ class Collections:
             if not record.delete_forced:
                 await self._take_back_unless_empty(record)
             await self._vectors.drop_collection(name)
-            await self._delete_images(name)
+            await self._objects.delete_prefix(image_prefix(name))
+            await self._objects.delete_prefix(pending_prefix(name))
             await self._objects.delete(collection_key(name))
             self._known.pop(name, None)
         _log.info("collection deleted", collection=name)
-
-    async def _delete_images(self, name: str) -> None:
-        """Remove the objects and markers of all the collection's images."""
-        await self._objects.delete_prefix(image_prefix(name))
-        await self._objects.delete_prefix(pending_prefix(name))
 
     async def _take_back_unless_empty(self, record: CollectionRecord) -> None:
         """An image that came in while the deletion was announced ends it."""

@@ -32,10 +32,10 @@ class RecordDamaged(Internal):
     default_reason = "RECORD_DAMAGED"
 
 
-def no_image(collection: str, image_id: str) -> NotFound:
-    """The error for an image that is not there."""
+def no_image(collection: str, image_id: str, field: str = "id") -> NotFound:
+    """The error for an image that is not there; `field` is where the request names it."""
     return NotFound(
-        f"there is no image {image_id!r} in the collection {collection!r}", field="id", reason="IMAGE_NOT_FOUND"
+        f"there is no image {image_id!r} in the collection {collection!r}", field=field, reason="IMAGE_NOT_FOUND"
     )
 
 
@@ -73,10 +73,15 @@ class ImageFiles:
 
     async def write_content(self, collection: str, record: ImageRecord, data: bytes, thumbnail: bytes) -> None:
         """Keep the image's bytes, as they came, and its thumbnail."""
-        await asyncio.gather(
+        results = await asyncio.gather(
             self._objects.put(original_key(collection, record.id), data, content_type=record.content_type),
             self._objects.put(thumbnail_key(collection, record.id), thumbnail, content_type=_WEBP),
+            # Where one fails the other ends first: it must not go on when the image's lock is given back.
+            return_exceptions=True,
         )
+        for result in results:
+            if result is not None:
+                raise result
 
     async def write_thumbnail(self, collection: str, image_id: str, thumbnail: bytes) -> None:
         """Keep the image's thumbnail alone."""
@@ -113,6 +118,10 @@ class ImageFiles:
         """Keep the image's segments; each needs its mask."""
         data = SegmentsRecord.of(segments).to_bytes()
         await self._objects.put(segments_key(collection, image_id), data, content_type=_JSON)
+
+    async def delete_segments(self, collection: str, image_id: str) -> None:
+        """Remove the image's segments alone."""
+        await self._objects.delete(segments_key(collection, image_id))
 
     async def delete(self, collection: str, image_id: str) -> None:
         """Remove everything of the image but its marker."""

@@ -5,10 +5,14 @@ rest may fail, and is finished without the caller.
 """
 
 import asyncio
+import dataclasses
+import json
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import structlog
 
 from services.common.deadline import time_left_s
@@ -16,6 +20,7 @@ from services.common.errors import (
     Aborted,
     AlreadyExists,
     DeadlineExceeded,
+    FailedPrecondition,
     Internal,
     InvalidImage,
     NotFound,
@@ -35,12 +40,15 @@ from services.ingest.markers import Marker, MarkerStore, Op, now_ms
 from services.ingest.pipeline import Pipeline
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Key, Work
+from services.ingest.worker import NO_SEGMENTER
 
 __all__ = ["Changes", "Library", "Stored"]
 
 _log = structlog.get_logger(__name__)
 
 STORED_NOT_INDEXED: Final = "STORED_NOT_INDEXED"
+# With these the image that was waited for is no longer there.
+_GONE: Final = frozenset({"IMAGE_CHANGED", "IMAGE_NOT_FOUND", "COLLECTION_NOT_FOUND"})
 # Share of a call's time that waiting may take, so that what it ends with can still be told.
 _WAIT_SHARE: Final = 0.95
 
@@ -55,20 +63,34 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What to change of an image; None: leave it."""
+    """What to change of an image; None: leave it.
+
+    `confidences` are those that `user_tags` came with, where a caller sends them as it read them.
+    """
 
     title: str | None = None
     metadata: dict[str, Any] | None = None
     user_tags: tuple[str, ...] | None = None
     source: str | None = None
+    confidences: Mapping[str, float] = field(default_factory=dict)
 
     def applied(self, record: ImageRecord) -> ImageRecord:
         """The record with the changes, a new etag and time; the record itself if it says all that already."""
         fields = ("title", "metadata", "user_tags", "source")
         wanted = {name: value for name in fields if (value := getattr(self, name)) is not None}
-        if all(getattr(record, name) == value for name, value in wanted.items()):
+        if self.user_tags is not None:
+            wanted["user_tags"] = self._own_tags(record)
+        if all(_as_json(getattr(record, name)) == _as_json(value) for name, value in wanted.items()):
             return record
         return record.model_copy(update={**wanted, "etag": _new_etag(), "updated_at_ms": now_ms()})
+
+    def _own_tags(self, record: ImageRecord) -> tuple[str, ...]:
+        """The tags without those that the record has from the model alone, with just that confidence."""
+        # As a message carries it: a model that is sure says 1, as a person does.
+        models = {tag.name: np.float32(tag.confidence) for tag in record.model_tags if tag.name not in record.user_tags}
+        return tuple(
+            name for name in self.user_tags or () if name not in models or self.confidences.get(name) != models[name]
+        )
 
 
 class Library:
@@ -111,7 +133,11 @@ class Library:
             NotFound: there is no such collection.
             InvalidArgument: the image or the address it comes from can not be used.
             AlreadyExists: the id stands for other content, and `replace` is not set.
-            SaccadeError: with reason STORED_NOT_INDEXED: it is stored, but did not come as far as was asked for.
+            SaccadeError: with reason STORED_NOT_INDEXED: it is stored, but did not come as far as was asked for yet.
+            FailedPrecondition: with reason NO_SEGMENTER: it is stored and searchable, and comes no further here.
+            InvalidImage: it is stored, but the embedder refuses it.
+            Aborted: it was stored, and somebody replaced it before it had come so far.
+            NotFound: it was stored, and somebody removed it, or the collection, before it had come so far.
         """
         await self._collections.get(collection)
         data, field = new.data, "image.data"
@@ -138,7 +164,7 @@ class Library:
             NotFound: there is none.
             Aborted: `etag` is set and not the present one.
         """
-        await self._collections.get(collection)
+        await self._collections.get(collection, "image.collection")
         key = (collection, check_image_id(image_id, "image.id"))
         return await self._steps.run(self._change(key, etag, changes))
 
@@ -170,7 +196,10 @@ class Library:
                     reason="IMAGE_EXISTS",
                 )
             if record is None or not existed or _interrupted(record, marker):
-                record, marker = await self._write(key, new, content, record)
+                if record is not None and existed and not replace:
+                    new = _worded_as(record, new)
+                record, marker = await self._write(key, new, content, record, marker)
+                await self._confirm(key)
             else:
                 if replace:
                     record = await self._write_change(key, owner, record, marker, _all_of(new))
@@ -182,10 +211,19 @@ class Library:
             )
             return Stored(record, existed), work
 
+    async def _confirm(self, key: Key) -> None:
+        """NotFound if another replica has removed the collection meanwhile; what was just stored is taken back then."""
+        try:
+            await self._collections.get(key[0], anew=True)
+        except NotFound:
+            await self._files.delete(*key)
+            await self._markers.remove(*key)
+            raise
+
     async def _write(
-        self, key: Key, new: NewImage, content: Content, old: ImageRecord | None
+        self, key: Key, new: NewImage, content: Content, old: ImageRecord | None, standing: Marker | None
     ) -> tuple[ImageRecord, Marker]:
-        """Store an image's objects; the record, and its marker as held."""
+        """Store an image's objects over those of `old` and what `standing` is about; record, and marker as held."""
         now = now_ms()
         record = ImageRecord(
             id=key[1],
@@ -204,7 +242,9 @@ class Library:
             etag=_new_etag(),
         )
         self._indexer.stop(key, Aborted("the image was replaced meanwhile", reason="IMAGE_CHANGED"))
-        marker = await self._markers.hold(*key, Marker(intent=record))
+        # Not removed here: the image is stored, and acknowledged, also where the index is away.
+        stale = old is not None or standing is not None
+        marker = await self._markers.hold(*key, Marker(intent=record, stale=stale))
         await self._files.write_content(key[0], record, content.data, content.thumbnail)
         await self._files.write(key[0], record)
         return record, marker.model_copy(update={"intent": None})
@@ -224,7 +264,7 @@ class Library:
         async with self._collections.use(key[0]) as owner, self._locks.hold(key):
             record, marker = await self._standing(key)
             if record is None or (marker is not None and marker.op is Op.DELETE):
-                raise no_image(*key)
+                raise no_image(*key, "image.id")
             if _interrupted(record, marker):
                 self._indexer.start(key)
                 raise Unavailable("the image is being restored after an interruption; try again in a moment")
@@ -239,16 +279,17 @@ class Library:
         changed = changes.applied(record)
         if changed is record:
             return record
-        # Where the image is not done, its marker stands and its work looks at the record again.
-        settled = record.state in {ImageState.SEGMENTED, ImageState.FAILED}
+        # Where the image is not done, its marker stands and its work looks at the record again. Without a segmenter
+        # SEARCHABLE is done, and nothing stands.
+        settled = marker is None or record.state in {ImageState.SEGMENTED, ImageState.FAILED}
         held = await self._markers.hold(*key, marker or Marker()) if settled else None
         await self._files.write(key[0], changed)
         try:
-            complete = await self._pipeline.refresh(owner, changed)
+            followed = await self._pipeline.refresh(owner, changed) or record.state is ImageState.FAILED
         except SaccadeError as exc:
             _log.warning("rows follow later", collection=key[0], image=key[1], why=exc.message)
-            complete = False
-        if held is not None and (complete or record.state is ImageState.FAILED):
+            followed = False
+        if held is not None and followed:
             await self._markers.remove(*key)
         elif held is not None:
             self._indexer.start(key, marker=held)
@@ -302,8 +343,18 @@ class Library:
                 f"the image is stored, but can not be indexed: {exc.message}", field="image", reason=exc.reason
             ) from exc
         except SaccadeError as exc:
+            if exc.reason in _GONE:
+                raise
+            if exc.reason == NO_SEGMENTER:
+                raise FailedPrecondition(
+                    f"the image is stored and searchable, but not segmented: {exc.message}",
+                    field="wait_for",
+                    reason=NO_SEGMENTER,
+                ) from exc
             raise type(exc)(
-                f"the image is stored, and will be indexed without a retry; {exc.message}", reason=STORED_NOT_INDEXED
+                f"the image is stored, and will be indexed without a retry; {exc.message}",
+                reason=STORED_NOT_INDEXED,
+                retry_after_s=exc.retry_after_s,
             ) from exc
         except Exception as exc:
             raise Internal(
@@ -319,6 +370,18 @@ def _interrupted(record: ImageRecord, marker: Marker | None) -> bool:
 
 def _all_of(new: NewImage) -> Changes:
     return Changes(title=new.title, metadata=new.metadata, user_tags=new.tags, source=new.source)
+
+
+def _worded_as(record: ImageRecord, new: NewImage) -> NewImage:
+    """The image with the words that the record has."""
+    return dataclasses.replace(
+        new, title=record.title, metadata=record.metadata, tags=record.user_tags, source=record.source
+    )
+
+
+def _as_json(value: Any) -> str:
+    """What tells values apart as the contract does; for Python, 1 is True."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _new_etag() -> str:

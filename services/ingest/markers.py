@@ -43,8 +43,8 @@ class Marker(BaseModel):
         lease_owner: Replica at work; empty where nobody is.
         lease_until_ms: Before this nobody else touches the image: its worker lives, or a failure is to rest.
         attempts: How often the work has failed.
-        last_error: Why, the last time.
-        since_ms: When the promise was made.
+        last_error: Why, the last time; for people who look into the object store.
+        stale: Whether vectors and segments of other bytes may stand for the image; they go before it is indexed.
         intent: The record that is about to be written. It tells apart an original that was already exchanged from one
             that was not, where a crash came between the two.
     """
@@ -56,7 +56,7 @@ class Marker(BaseModel):
     lease_until_ms: int = 0
     attempts: int = 0
     last_error: str = ""
-    since_ms: int = 0
+    stale: bool = False
     intent: ImageRecord | None = None
 
     @property
@@ -91,13 +91,7 @@ class MarkerStore:
 
     async def hold(self, collection: str, image_id: str, marker: Marker) -> Marker:
         """Write the marker with a fresh lease of this replica; as written."""
-        held = marker.model_copy(
-            update={
-                "lease_owner": self.owner,
-                "lease_until_ms": now_ms() + self._lease_ms,
-                "since_ms": marker.since_ms or now_ms(),
-            }
-        )
+        held = marker.model_copy(update={"lease_owner": self.owner, "lease_until_ms": now_ms() + self._lease_ms})
         await self._put(collection, image_id, held)
         return held
 

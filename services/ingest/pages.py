@@ -12,6 +12,8 @@ __all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "page_size", "read_token", "wri
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000
+# Ours have at most 132; much longer ones could be nested deeper than the reader goes.
+_MAX_TOKEN_CHARS: Final = 1_000
 
 
 def page_size(asked: int) -> int:
@@ -32,9 +34,11 @@ def read_token(question: bytes, token: str) -> str:
     """Where `question` goes on; empty for no token. InvalidArgument for a token that was not made for it."""
     if not token:
         return ""
+    if len(token) > _MAX_TOKEN_CHARS:
+        raise _wrong()
     try:
         digest, after = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-    except (ValueError, TypeError, binascii.Error) as exc:
+    except (ValueError, TypeError, RecursionError, binascii.Error) as exc:
         raise _wrong() from exc
     if digest != _digest(question) or not isinstance(after, str) or not after:
         raise _wrong()

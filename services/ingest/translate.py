@@ -37,7 +37,10 @@ def wait_for(state: int) -> ImageState:
 
 
 def changes(request: pb.UpdateImageRequest) -> Changes:
-    """What an update asks for. A tag as a list or a read gave it, with the model's confidence, stays the model's."""
+    """What an update asks for. A tag as a list or a read gave it, with the model's confidence, stays the model's.
+
+    Below 1 it is told by the confidence alone; at 1, which a person's tags have too, the record tells.
+    """
     image = request.image
     paths = list(dict.fromkeys(request.update_mask.paths))
     for i, path in enumerate(request.update_mask.paths):
@@ -50,11 +53,12 @@ def changes(request: pb.UpdateImageRequest) -> Changes:
         paths = [path for path in _CHANGEABLE if given[path]]
     if not paths:
         raise InvalidArgument("name what to change: title, metadata or tags", field="update_mask")
-    own_tags = [tag.name for tag in image.tags if not 0 < tag.confidence < 1]
+    own_tags = [tag for tag in image.tags if not 0 < tag.confidence < 1]
     return Changes(
         title=check_text(image.title, MAX_TITLE_CHARS, "image.title") if "title" in paths else None,
         metadata=check_metadata(image.metadata, "image.metadata") if "metadata" in paths else None,
-        user_tags=check_tags(own_tags, "image.tags") if "tags" in paths else None,
+        user_tags=check_tags([tag.name for tag in own_tags], "image.tags") if "tags" in paths else None,
+        confidences={tag.name.strip(): tag.confidence for tag in own_tags},
     )
 
 

@@ -28,7 +28,7 @@ from services.ingest.settings import IngestSettings
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Work
 
-__all__ = ["Worker"]
+__all__ = ["NO_SEGMENTER", "Worker"]
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -145,7 +145,7 @@ class Worker:
         """The image's lock, in a collection that stays; Aborted if the work was given up meanwhile."""
         async with self._collections.use(work.collection) as collection, self._locks.hold(work.key):
             if work.stopped:
-                raise Aborted("the image was replaced or removed meanwhile", reason="IMAGE_CHANGED")
+                raise _changed_meanwhile()
             yield collection
 
     async def _take(self, work: Work) -> ImageRecord | None:
@@ -166,6 +166,10 @@ class Worker:
                 # Nothing was acknowledged: what lies there is the beginning of a call that never ended.
                 await self._erase(work, collection)
                 return None
+            # Where the bytes were never exchanged the record is the old one, and so are its rows.
+            if marker.stale and record.state is ImageState.DURABLE:
+                await self._pipeline.clear(collection, work.image_id)
+                await self._hold(work, marker.model_copy(update={"stale": False}))
             if record.state in {ImageState.SEGMENTED, ImageState.FAILED}:
                 record = await self._refresh(work, collection, record)
             return record
@@ -212,7 +216,7 @@ class Worker:
         """The record as it stands now; Aborted if another replica changed the bytes or removed the image."""
         record = await self._files.read(*work.key)
         if record is None or record.sha256 != sha256:
-            raise Aborted("the image was replaced or removed meanwhile", reason="IMAGE_CHANGED")
+            raise _changed_meanwhile()
         return record
 
     async def _write_refusal(self, work: Work, error: SaccadeError) -> None:
@@ -222,9 +226,14 @@ class Worker:
             await self._remove_marker(work)
 
     async def _finish(self, work: Work) -> None:
-        """Done, as far as this installation goes."""
-        async with self._held(work):
-            await self._remove_marker(work)
+        """Done, as far as this installation goes; Aborted where rows are missing, so that the image begins anew."""
+        async with self._held(work) as collection:
+            record = await self._files.read(*work.key)
+            if record is None:
+                raise _changed_meanwhile()
+            # An update may have come while the index was away.
+            if await self._refresh(work, collection, record) is not None:
+                raise Aborted("the image's rows are missing; it begins anew", reason="HANDED_ON")
 
     async def _erase(self, work: Work, collection: CollectionRecord) -> None:
         await self._pipeline.erase(collection, work.image_id)
@@ -272,3 +281,9 @@ class Worker:
                 # Images that failed together do not come back together.
                 rest_s *= random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret
                 await self._markers.fail(*work.key, work.marker, why, rest_s=rest_s)
+                # It is no longer ours: a renewal that waits for the lock must not write it again.
+                work.marker = None
+
+
+def _changed_meanwhile() -> Aborted:
+    return Aborted("the image was replaced or removed meanwhile", reason="IMAGE_CHANGED")

@@ -138,14 +138,15 @@ class Ingest:
         return [line for line in lines if '"level": "error"' in line or not line.startswith("{")]
 
 
-def embedder_process(port: int) -> Process:
-    """An embedder with the toy models."""
+def embedder_process(port: int, **settings: str) -> Process:
+    """An embedder with the toy models; settings are named as in the environment."""
     environment = {
         **_clean_environment(),
         "SACCADE_EMBEDDER_LISTEN": f"127.0.0.1:{port}",
         "SACCADE_EMBEDDER_METRICS_LISTEN": "",
         "SACCADE_MODEL": "toy",
         "SACCADE_SEGMENTER": "toy",
+        **settings,
     }
     return Process(
         [sys.executable, "-m", "services.embedder"], ready=lambda: serving(port), env=environment, grace_s=10

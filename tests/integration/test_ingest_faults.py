@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -46,6 +47,7 @@ from tests.integration.ingest_support import (
     read,
     record_of,
     refused,
+    serving,
     tagged,
     touch,
 )
@@ -153,6 +155,7 @@ def test_killed_during_a_load(service: Ingest, collection: str) -> None:
 
 def test_without_an_embedder(ingest: IngestServiceStub, collection: str, embedder: Process) -> None:
     """What is stored while it is away is indexed when it comes back, without a retry."""
+    create(ingest, collection, picture("red"), id="replaced", wait_for=SEGMENTED)
     with stopped(embedder):
         started = time.monotonic()
         for i in range(5):
@@ -163,10 +166,12 @@ def test_without_an_embedder(ingest: IngestServiceStub, collection: str, embedde
         error = refused(ingest.CreateImage, request)
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STORED_NOT_INDEXED")
         assert "the image is stored, and will be indexed without a retry" in error.message
-        assert len(listed(ingest, collection)) == 6
-        assert counts(ingest, collection) == (0, 0, 6)
+        create(ingest, collection, picture("green"), id="replaced", replace=True, wait_for=DURABLE)
+        assert len(listed(ingest, collection)) == 7
+        # Nothing finds the replaced image by what it no longer shows.
+        assert become(ingest, collection, (0, 0, 7))
         assert change(ingest, collection, "d0", title="changed").title == "changed"
-    assert become(ingest, collection, (6, 12, 0))
+    assert become(ingest, collection, (7, 14, 0))
     assert get(ingest, collection, "d0").title == "changed"
 
 
@@ -224,7 +229,7 @@ def test_killed_before_the_record(stack: Stack, ingest: IngestServiceStub, colle
     put(stack, original_key(collection, "whole"), data)
     assert become(ingest, collection, (1, 2, 0))
     assert get(ingest, collection, "whole").title == "kept"
-    assert touch(stack, lambda objects: objects.exists(thumbnail_key(collection, "whole")))
+    assert read(stack, thumbnail_key(collection, "whole"))
     assert touch(stack, lambda objects: objects.list(image_key(collection, "cut"))) == []
 
 
@@ -244,6 +249,29 @@ def test_killed_in_a_replacement(stack: Stack, service: Ingest, collection: str,
     found = get(ingest, collection, "a")
     assert (found.title, found.state) == ("new" if replaced else "old", SEGMENTED)
     assert found.sha256 == (intent.sha256 if replaced else old.sha256)
+
+
+def test_the_same_again_over_a_replacement_that_was_cut_keeps_the_words(
+    stack: Stack, ingest: IngestServiceStub, collection: str
+) -> None:
+    fields: dict[str, Any] = {"title": "old", "tags": ["mine"], "metadata": {"n": 1}, "source": "a.png"}
+    old = create(ingest, collection, picture("red"), id="a", wait_for=SEGMENTED, **fields).image
+    data = picture("green")
+    # Leased, so that nobody finishes it first.
+    leased = Marker(intent=record_of(data), lease_owner="another", lease_until_ms=now_ms() + 3_600_000)
+    put(stack, pending_key(collection, "a"), leased.model_dump_json().encode())
+    put(stack, original_key(collection, "a"), data)
+    answer = create(ingest, collection, picture("red"), id="a", wait_for=SEGMENTED)
+    image = answer.image
+    assert (answer.existed, image.sha256, image.state) == (True, old.sha256, SEGMENTED)
+    assert (image.title, image.source, image.metadata, list(image.tags)) == (
+        old.title,
+        old.source,
+        old.metadata,
+        list(old.tags),
+    )
+    assert read(stack, original_key(collection, "a")) == picture("red")
+    assert counts(ingest, collection) == (1, 2, 0)
 
 
 def test_rows_that_are_missing_are_made_anew(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:
@@ -272,9 +300,10 @@ def test_two_replicas_share_the_work(stack: Stack, ingest: IngestServiceStub, co
         stubs = itertools.cycle((ingest, second.stub))
         for i, stub in zip(range(40), stubs, strict=False):
             create(stub, collection, picture(seed=i), id=f"i{i}", wait_for=DURABLE)
-        assert become(ingest, collection, (40, 80, 0))
         second.process.kill()
+        # What the second one had acknowledged, the first one finishes.
         assert become(ingest, collection, (40, 80, 0))
+    assert all(is_done(ingest, collection, f"i{i}") for i in range(40))
 
 
 def test_a_burst_with_little_room(stack: Stack) -> None:
@@ -337,17 +366,18 @@ def test_killed_in_the_deletion_of_a_collection(stack: Stack, service: Ingest) -
     assert wait_until(lambda: touch(stack, lambda objects: objects.list(f"collections/{forced}/")) == [], timeout_s=T)
     assert forced not in names()
     make_collection(ingest, name=forced)
+    assert listed(ingest, forced) == []
     assert counts(ingest, forced) == (0, 0, 0)
 
 
-def test_it_waits_for_what_it_needs(stack: Stack, embedder: Process) -> None:
-    with stopped(embedder), ingest_process(stack, needs_ready=False) as service:
-        assert service.process.running
+def test_it_waits_for_what_it_needs(stack: Stack) -> None:
     embedder_away = Stack(stack.milvus, free_port(), stack.objects)
     with ingest_process(embedder_away, needs_ready=False) as service:
         assert wait_until(lambda: '"dependency": "embedder"' in service.process.output, timeout_s=T)
+        assert not serving(service.port)
         with embedder_process(embedder_away.embedder_port):
-            assert wait_until(lambda: '"event": "ready"' in service.process.output, timeout_s=T)
+            assert wait_until(lambda: serving(service.port), timeout_s=T)
+            assert '"event": "ready"' in service.process.output
 
 
 def test_a_damaged_record_stops_nobody_else(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:

@@ -34,9 +34,9 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     METRIC_COSINE: _Metric.ValueType  # 1
     """Cosine similarity."""
     METRIC_L2: _Metric.ValueType  # 2
-    """Euclidean distance."""
+    """Euclidean distance. Not offered yet: INVALID_ARGUMENT."""
     METRIC_IP: _Metric.ValueType  # 3
-    """Inner product."""
+    """Inner product. Not offered yet: INVALID_ARGUMENT."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """How two vectors are compared."""
@@ -46,9 +46,9 @@ METRIC_UNSPECIFIED: Metric.ValueType  # 0
 METRIC_COSINE: Metric.ValueType  # 1
 """Cosine similarity."""
 METRIC_L2: Metric.ValueType  # 2
-"""Euclidean distance."""
+"""Euclidean distance. Not offered yet: INVALID_ARGUMENT."""
 METRIC_IP: Metric.ValueType  # 3
-"""Inner product."""
+"""Inner product. Not offered yet: INVALID_ARGUMENT."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _IndexType:
@@ -60,13 +60,13 @@ class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.V
     INDEX_TYPE_UNSPECIFIED: _IndexType.ValueType  # 0
     """Taken as IVF_FLAT."""
     INDEX_TYPE_IVF_FLAT: _IndexType.ValueType  # 1
-    """Inverted lists of whole vectors; nlist follows the row count."""
+    """Inverted lists of whole vectors."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 2
-    """Navigable small-world graph."""
+    """Navigable small-world graph. Not offered yet: INVALID_ARGUMENT."""
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 3
-    """No index: exact."""
+    """No index: exact. Not offered yet: INVALID_ARGUMENT."""
     INDEX_TYPE_LSH: _IndexType.ValueType  # 4
-    """Signs of random projections, Hamming candidates, exact re-ranking."""
+    """Signs of random projections, Hamming candidates, exact re-ranking. Not offered yet: INVALID_ARGUMENT."""
 
 class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
     """How vectors are found."""
@@ -74,13 +74,13 @@ class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
 INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
 """Taken as IVF_FLAT."""
 INDEX_TYPE_IVF_FLAT: IndexType.ValueType  # 1
-"""Inverted lists of whole vectors; nlist follows the row count."""
+"""Inverted lists of whole vectors."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 2
-"""Navigable small-world graph."""
+"""Navigable small-world graph. Not offered yet: INVALID_ARGUMENT."""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 3
-"""No index: exact."""
+"""No index: exact. Not offered yet: INVALID_ARGUMENT."""
 INDEX_TYPE_LSH: IndexType.ValueType  # 4
-"""Signs of random projections, Hamming candidates, exact re-ranking."""
+"""Signs of random projections, Hamming candidates, exact re-ranking. Not offered yet: INVALID_ARGUMENT."""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
 @_typing.final
@@ -108,7 +108,9 @@ class NewImage(_message.Message):
     """Title or caption."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The caller's own fields; at most 64 KiB as JSON, 16 levels deep."""
+        """The caller's own fields; at most 64 KiB as JSON, 16 levels deep. Truth values, lists, objects
+        and unusual keys count a few bytes more, as the index marks them.
+        """
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -504,7 +506,7 @@ class IndexSpec(_message.Message):
     target_recall: _builtins.float
     """Recall@10 to aim for, in (0, 1]; 0 for 0.95."""
     nlist: _builtins.int
-    """IVF lists; 0: chosen from the row count."""
+    """IVF lists; 0: 128."""
     nprobe: _builtins.int
     """Lists to search; 0: chosen for target_recall."""
     def __init__(
@@ -558,7 +560,7 @@ class Collection(_message.Message):
     segment_count: _builtins.int
     """Segments indexed."""
     pending_count: _builtins.int
-    """Images acknowledged and not yet fully indexed."""
+    """Images acknowledged and not yet fully indexed; counted up to 10,000."""
     @_builtins.property
     def index(self) -> Global___IndexSpec:
         """Its index."""

@@ -162,7 +162,7 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListImages(self, request, context):
-        """Images of a collection, by id.
+        """Images of a collection, by id; without a filter in the order of object keys: `a-b` before `a`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +212,7 @@ class IngestServiceServicer:
 
     def ImportImages(self, request, context):
         """Starts storing what lies under a bucket's prefix, or at addresses.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +220,7 @@ class IngestServiceServicer:
 
     def ReindexCollection(self, request, context):
         """Starts building the next generation of a collection's index.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,6 +228,7 @@ class IngestServiceServicer:
 
     def RetagCollection(self, request, context):
         """Starts choosing tags anew, from the stored vectors.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,6 +236,7 @@ class IngestServiceServicer:
 
     def RepairCollection(self, request, context):
         """Starts comparing objects, records and vectors, and mending what differs.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,6 +244,7 @@ class IngestServiceServicer:
 
     def GetJob(self, request, context):
         """One job.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,6 +252,7 @@ class IngestServiceServicer:
 
     def ListJobs(self, request, context):
         """Jobs, newest first.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +260,7 @@ class IngestServiceServicer:
 
     def CancelJob(self, request, context):
         """Stops a job where it is; what it has done stays.
+        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

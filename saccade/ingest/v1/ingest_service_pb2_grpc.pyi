@@ -43,7 +43,7 @@ class IngestServiceStub:
     GetImage: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetImageRequest, _ingest_service_pb2.GetImageResponse]
     """One image with its segments."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListImagesRequest, _ingest_service_pb2.ListImagesResponse]
-    """Images of a collection, by id."""
+    """Images of a collection, by id; without a filter in the order of object keys: `a-b` before `a`."""
     UpdateImage: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.UpdateImageRequest, _ingest_service_pb2.UpdateImageResponse]
     """Changes title, metadata or tags."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteImageRequest, _ingest_service_pb2.DeleteImageResponse]
@@ -57,19 +57,33 @@ class IngestServiceStub:
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteCollectionRequest, _ingest_service_pb2.DeleteCollectionResponse]
     """Removes a collection and everything in it."""
     ImportImages: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ImportImagesRequest, _ingest_service_pb2.ImportImagesResponse]
-    """Starts storing what lies under a bucket's prefix, or at addresses."""
+    """Starts storing what lies under a bucket's prefix, or at addresses.
+    Not offered yet: UNIMPLEMENTED.
+    """
     ReindexCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]
-    """Starts building the next generation of a collection's index."""
+    """Starts building the next generation of a collection's index.
+    Not offered yet: UNIMPLEMENTED.
+    """
     RetagCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]
-    """Starts choosing tags anew, from the stored vectors."""
+    """Starts choosing tags anew, from the stored vectors.
+    Not offered yet: UNIMPLEMENTED.
+    """
     RepairCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]
-    """Starts comparing objects, records and vectors, and mending what differs."""
+    """Starts comparing objects, records and vectors, and mending what differs.
+    Not offered yet: UNIMPLEMENTED.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]
-    """One job."""
+    """One job.
+    Not offered yet: UNIMPLEMENTED.
+    """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListJobsRequest, _ingest_service_pb2.ListJobsResponse]
-    """Jobs, newest first."""
+    """Jobs, newest first.
+    Not offered yet: UNIMPLEMENTED.
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelJobRequest, _ingest_service_pb2.CancelJobResponse]
-    """Stops a job where it is; what it has done stays."""
+    """Stops a job where it is; what it has done stays.
+    Not offered yet: UNIMPLEMENTED.
+    """
     PutVocabulary: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.PutVocabularyRequest, _ingest_service_pb2.PutVocabularyResponse]
     """Makes or replaces a vocabulary."""
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetVocabularyRequest, _ingest_service_pb2.GetVocabularyResponse]
@@ -90,7 +104,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     GetImage: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetImageRequest, _ingest_service_pb2.GetImageResponse]  # type: ignore[assignment]
     """One image with its segments."""
     ListImages: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListImagesRequest, _ingest_service_pb2.ListImagesResponse]  # type: ignore[assignment]
-    """Images of a collection, by id."""
+    """Images of a collection, by id; without a filter in the order of object keys: `a-b` before `a`."""
     UpdateImage: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.UpdateImageRequest, _ingest_service_pb2.UpdateImageResponse]  # type: ignore[assignment]
     """Changes title, metadata or tags."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteImageRequest, _ingest_service_pb2.DeleteImageResponse]  # type: ignore[assignment]
@@ -104,19 +118,33 @@ class IngestServiceAsyncStub(IngestServiceStub):
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteCollectionRequest, _ingest_service_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """Removes a collection and everything in it."""
     ImportImages: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ImportImagesRequest, _ingest_service_pb2.ImportImagesResponse]  # type: ignore[assignment]
-    """Starts storing what lies under a bucket's prefix, or at addresses."""
+    """Starts storing what lies under a bucket's prefix, or at addresses.
+    Not offered yet: UNIMPLEMENTED.
+    """
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]  # type: ignore[assignment]
-    """Starts building the next generation of a collection's index."""
+    """Starts building the next generation of a collection's index.
+    Not offered yet: UNIMPLEMENTED.
+    """
     RetagCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]  # type: ignore[assignment]
-    """Starts choosing tags anew, from the stored vectors."""
+    """Starts choosing tags anew, from the stored vectors.
+    Not offered yet: UNIMPLEMENTED.
+    """
     RepairCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]  # type: ignore[assignment]
-    """Starts comparing objects, records and vectors, and mending what differs."""
+    """Starts comparing objects, records and vectors, and mending what differs.
+    Not offered yet: UNIMPLEMENTED.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]  # type: ignore[assignment]
-    """One job."""
+    """One job.
+    Not offered yet: UNIMPLEMENTED.
+    """
     ListJobs: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListJobsRequest, _ingest_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Jobs, newest first."""
+    """Jobs, newest first.
+    Not offered yet: UNIMPLEMENTED.
+    """
     CancelJob: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelJobRequest, _ingest_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Stops a job where it is; what it has done stays."""
+    """Stops a job where it is; what it has done stays.
+    Not offered yet: UNIMPLEMENTED.
+    """
     PutVocabulary: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.PutVocabularyRequest, _ingest_service_pb2.PutVocabularyResponse]  # type: ignore[assignment]
     """Makes or replaces a vocabulary."""
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetVocabularyRequest, _ingest_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
@@ -158,7 +186,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ListImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListImagesResponse, _abc.Awaitable[_ingest_service_pb2.ListImagesResponse]]:
-        """Images of a collection, by id."""
+        """Images of a collection, by id; without a filter in the order of object keys: `a-b` before `a`."""
 
     @_abc_1.abstractmethod
     def UpdateImage(
@@ -214,7 +242,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ImportImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ImportImagesResponse, _abc.Awaitable[_ingest_service_pb2.ImportImagesResponse]]:
-        """Starts storing what lies under a bucket's prefix, or at addresses."""
+        """Starts storing what lies under a bucket's prefix, or at addresses.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def ReindexCollection(
@@ -222,7 +252,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ReindexCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ReindexCollectionResponse, _abc.Awaitable[_ingest_service_pb2.ReindexCollectionResponse]]:
-        """Starts building the next generation of a collection's index."""
+        """Starts building the next generation of a collection's index.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def RetagCollection(
@@ -230,7 +262,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.RetagCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.RetagCollectionResponse, _abc.Awaitable[_ingest_service_pb2.RetagCollectionResponse]]:
-        """Starts choosing tags anew, from the stored vectors."""
+        """Starts choosing tags anew, from the stored vectors.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def RepairCollection(
@@ -238,7 +272,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.RepairCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.RepairCollectionResponse, _abc.Awaitable[_ingest_service_pb2.RepairCollectionResponse]]:
-        """Starts comparing objects, records and vectors, and mending what differs."""
+        """Starts comparing objects, records and vectors, and mending what differs.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(
@@ -246,7 +282,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.GetJobResponse, _abc.Awaitable[_ingest_service_pb2.GetJobResponse]]:
-        """One job."""
+        """One job.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -254,7 +292,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListJobsResponse, _abc.Awaitable[_ingest_service_pb2.ListJobsResponse]]:
-        """Jobs, newest first."""
+        """Jobs, newest first.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -262,7 +302,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.CancelJobResponse, _abc.Awaitable[_ingest_service_pb2.CancelJobResponse]]:
-        """Stops a job where it is; what it has done stays."""
+        """Stops a job where it is; what it has done stays.
+        Not offered yet: UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def PutVocabulary(

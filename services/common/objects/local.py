@@ -1,13 +1,14 @@
 """Objects as files below a folder: the embedded default, for one machine.
 
-Several processes may use the same folder. A file is written beside its place and renamed into it, so that readers
-never see half of one. Content types are not kept: they are told from the bytes.
+Several processes may use the same folder. A file is written in a folder for drafts and renamed into its place, so that
+readers never see half of one. Content types are not kept: they are told from the bytes.
 """
 
 import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,8 +30,10 @@ from services.common.threads import Workers
 
 __all__ = ["LocalObjects"]
 
-# Names of files under way begin so; a key's part never begins with a dot.
-DRAFT_PREFIX: Final = ".draft-"
+# Where files under way are, below the root; a key's part never begins with a dot.
+DRAFTS: Final = ".drafts"
+# A draft is left by a process that was killed if it is older than so many times the longest that a call may take.
+_ABANDONED: Final = 10
 # How often a write is tried again when a delete takes the emptied folder away beneath it.
 MAX_RACES: Final = 100
 
@@ -64,10 +67,6 @@ class LocalObjects:
                 raise ObjectMissing(f"there is no object {key!r}") from exc
 
         return await self._run(read)
-
-    async def exists(self, key: str) -> bool:
-        """See ObjectStore."""
-        return await self._run(self._path(key).is_file)
 
     async def delete(self, key: str) -> None:
         """See ObjectStore; folders that become empty go too."""
@@ -112,12 +111,13 @@ class LocalObjects:
         return data, _content_type(key, data)
 
     async def check(self) -> None:
-        """See ObjectStore; makes the folder if it is missing."""
+        """See ObjectStore; makes the folder if it is missing, and removes drafts that killed processes left."""
 
         def probe() -> None:
             self._root.mkdir(parents=True, exist_ok=True)
             with os.scandir(self._root) as entries:
                 next(entries, None)
+            _remove_drafts(self._root, before_s=time.time() - _ABANDONED * self._settings.objects_timeout_s)
 
         await self._run(probe)
 
@@ -155,31 +155,28 @@ def _wrapped(exc: OSError, root: Path) -> SaccadeError:
 
 
 def _write(root: Path, path: Path, data: bytes) -> None:
-    for _ in range(MAX_RACES):
-        draft = path.parent / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
-        try:
-            made = _make_folders(root, path.parent)
-            _write_durably(draft, path, data)
-        except FileNotFoundError:
-            # A delete took a folder away between two steps, since it was empty for a moment.
-            continue
-        for folder in made:
-            _sync(folder.parent)
-        return
-    raise OSError(errno.EBUSY, "the folder is emptied again and again while an object is written to it", str(path))
-
-
-def _write_durably(draft: Path, path: Path, data: bytes) -> None:
+    draft = root / DRAFTS / secrets.token_hex(8)
+    draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         with draft.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
+        for folder in _place(root, draft, path):
+            _sync(folder)
+    finally:
         draft.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+
+
+def _place(root: Path, draft: Path, path: Path) -> list[Path]:
+    """Rename the draft; the folders that have changed."""
+    for _ in range(MAX_RACES):
+        # A delete may take a folder away between two steps, since it is empty for a moment.
+        with contextlib.suppress(FileNotFoundError):
+            made = _make_folders(root, path.parent)
+            draft.replace(path)
+            return [path.parent, *(folder.parent for folder in made)]
+    raise OSError(errno.EBUSY, "the folder is emptied again and again while an object is written to it", str(path))
 
 
 def _make_folders(root: Path, folder: Path) -> list[Path]:
@@ -203,6 +200,15 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _remove_drafts(root: Path, *, before_s: float) -> None:
+    """Remove the drafts that were last written before a time, in seconds since the epoch."""
+    # One that only reads may lack the right; whoever writes will do it.
+    with contextlib.suppress(OSError), os.scandir(root / DRAFTS) as drafts:
+        for draft in drafts:
+            if draft.stat().st_mtime < before_s:
+                Path(draft).unlink(missing_ok=True)
 
 
 def _remove(root: Path, paths: list[Path]) -> None:

@@ -96,15 +96,6 @@ class S3Objects:
         name = self._name(key)
         return await self._run(lambda: self._read(name))
 
-    async def exists(self, key: str) -> bool:
-        """See ObjectStore."""
-        name = self._name(key)
-        try:
-            await self._run(lambda: self._client.stat_object(self._bucket, name))
-        except ObjectMissing:
-            return False
-        return True
-
     async def delete(self, key: str) -> None:
         """See ObjectStore."""
         name = self._name(key)

@@ -62,10 +62,6 @@ class ObjectStore(Protocol):
         """All of an object; ObjectMissing if there is none."""
         ...
 
-    async def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
-        ...
-
     async def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
         ...

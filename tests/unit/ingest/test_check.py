@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from services.common.errors import InvalidArgument
-from services.ingest.check import MAX_METADATA_BYTES, check_metadata, check_tags, new_image
+from services.common.vectors import MAX_METADATA_BYTES
+from services.ingest.check import check_metadata, check_tags, new_image
 
 
 def struct(fields: dict[str, Any]) -> struct_pb2.Struct:
@@ -43,6 +44,7 @@ def test_an_address_is_its_own_source() -> None:
     [
         (pb.NewImage(), "image"),
         (pb.NewImage(id="a"), "image"),
+        (pb.NewImage(url=""), "image.url"),
         (pb.NewImage(data=b"x", id="A"), "image.id"),
         (pb.NewImage(data=b"x", id="a/b"), "image.id"),
         (pb.NewImage(data=b"x", id=".."), "image.id"),
@@ -73,6 +75,35 @@ def test_metadata_may_be_as_deep_and_as_large_as_said() -> None:
     assert check_metadata(struct(nested(16))) == nested(16)
     text = "x" * (MAX_METADATA_BYTES - len('{"a":""}'))
     assert check_metadata(struct({"a": text})) == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"a": "x" * MAX_METADATA_BYTES}, "as JSON"),
+        # Small enough as JSON, but each truth value is an object in the index.
+        ({str(i): True for i in range(4_500)}, "in the index"),
+        # Not looked through: that would take long, and find what is wrong inside.
+        ({"a": [float("nan")] * 50_000}, "far more than"),
+        ({"k" * MAX_METADATA_BYTES: {"k" * MAX_METADATA_BYTES * 8: float("nan")}}, "far more than"),
+    ],
+)
+def test_metadata_that_is_too_large(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message) as caught:
+        check_metadata(struct(fields), "image.metadata")
+    assert (caught.value.field, caught.value.reason) == ("image.metadata", "METADATA_SIZE")
+
+
+def test_the_most_that_a_message_takes_for_its_json_is_taken() -> None:
+    digits = {"a": [1] * ((MAX_METADATA_BYTES - len('{"a":{"$":[]}}')) // 2)}
+    assert struct(digits).ByteSize() > 5 * MAX_METADATA_BYTES
+    assert check_metadata(struct(digits)) == digits
+
+
+def test_the_field_of_a_long_key_is_cut() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_metadata(struct({"k" * 50_000: [{"in": float("nan")}]}))
+    assert caught.value.field == ("metadata." + "k" * 50_000)[:200]
 
 
 _JSON = st.recursive(

@@ -21,6 +21,8 @@ def test_a_token_says_where_to_go_on() -> None:
         "?",
         "ä",
         "a" * 10_000,
+        base64.urlsafe_b64encode(b"[" * 100_000).decode(),
+        base64.urlsafe_b64encode(b"[" * 700).decode(),
         *(base64.urlsafe_b64encode(text).decode() for text in (b"1", b"[1]", b'["a", 1]', b"[[], []]", b"\xff", b"{}")),
     ],
 )

@@ -43,7 +43,8 @@ def test_the_models_tags_do_not_become_a_persons() -> None:
         types_pb2.Tag(name="new"),
         types_pb2.Tag(name="model", category="x", confidence=0.7),
     ]
-    assert changes(update("tags", tags=tags)).user_tags == ("mine", "new")
+    found = changes(update("tags", tags=tags))
+    assert (found.user_tags, found.confidences) == (("mine", "new"), {"mine": 1, "new": 0})
 
 
 @pytest.mark.parametrize(
