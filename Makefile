@@ -17,7 +17,8 @@ help: ## List the targets
 # The code is installed in place; only a change of the dependencies installs again.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Saccade needs Python 3.11 or later: make PYTHON=/path/to/python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "Python can not make virtual environments here; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
@@ -25,8 +26,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED) ## Install everything into .venv
 
 .PHONY: tools
-tools: ## Install the engines and programs that tests need (Milvus, MinIO, Chromium, Prometheus, buf)
-	bash scripts/tools.sh
+tools: ## Install the engines and programs that tests need (Milvus, MinIO, Chromium)
+	bash scripts/tools.sh milvus minio chromium
+
+.PHONY: buf
+buf:
+	@bash scripts/tools.sh buf
 
 .PHONY: demo
 demo: $(INSTALLED) ## Start the stack, load the gallery, print the address and sample searches, stay until Ctrl-C
@@ -65,7 +70,7 @@ test-gpu: $(INSTALLED) ## Tests that need a CUDA device
 	$(PYTEST) tests/gpu
 
 .PHONY: lint
-lint: $(INSTALLED) tools ## Formatting, style, types, dependencies between packages, contracts, generated code
+lint: $(INSTALLED) buf ## Formatting, style, types, dependencies between packages, contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

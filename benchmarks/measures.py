@@ -45,8 +45,9 @@ def resized(mask: BoolMask, height: int, width: int) -> BoolMask:
 
 
 def box_mask(box: tuple[float, float, float, float], side: int = 256) -> BoolMask:
-    """A box (fractions of the sides) as a mask of `side` x `side`."""
-    x0, y0, x1, y1 = (round(edge * side) for edge in box)
+    """A box (fractions of the sides) as a mask of `side` x `side`, never empty."""
+    x0, y0 = (min(round(edge * side), side - 1) for edge in box[:2])
+    x1, y1 = (round(edge * side) for edge in box[2:])
     mask = np.zeros((side, side), dtype=np.bool_)
     mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
     return mask

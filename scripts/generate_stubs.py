@@ -27,12 +27,14 @@ def generate(destination: Path) -> None:
 
 def outdated(fresh: Path) -> list[str]:
     """Names of the generated files that differ between `fresh` and the repository, or are only in one of them."""
-    ours = {
-        path.relative_to(REPOSITORY) for path in (REPOSITORY / "saccade").rglob("*_pb2*.py*") if path.suffix in SUFFIXES
-    }
-    theirs = {path.relative_to(fresh) for path in fresh.rglob("*_pb2*.py*")}
+    ours, theirs = _generated(REPOSITORY), _generated(fresh)
     changed = {name for name in ours & theirs if not filecmp.cmp(fresh / name, REPOSITORY / name, shallow=False)}
     return sorted(str(name) for name in changed | (ours ^ theirs))
+
+
+def _generated(root: Path) -> set[Path]:
+    found = (root / "saccade").rglob("*_pb2*.py*")
+    return {path.relative_to(root) for path in found if path.suffix in SUFFIXES}
 
 
 def _protoc(arguments: list[str]) -> None:
@@ -46,6 +48,8 @@ def main() -> None:
         fresh = Path(folder)
         generate(fresh)
         if "--check" not in sys.argv[1:]:
+            for name in _generated(REPOSITORY) - _generated(fresh):
+                (REPOSITORY / name).unlink()
             shutil.copytree(fresh / "saccade", REPOSITORY / "saccade", dirs_exist_ok=True)
         elif names := outdated(fresh):
             sys.exit("generated code differs from the contracts; run `make proto`:\n  " + "\n  ".join(names))

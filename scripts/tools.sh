@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests run against: Chromium, Prometheus, Milvus, MinIO and buf.
+# Installs what tests and `make lint` need: `tools.sh NAME...`, of milvus, minio, chromium and buf.
+#
+# What can not be installed is told with what to do about it. Tests that need it are skipped then, but in CI (CI=true)
+# that is a failure.
 #
 # Everything but Debian's packages lands under .tools/ of the repository, or under $SACCADE_TOOLS. A stamp that names
 # the version says that a tool is there; remove the stamp, or the folder, to install it again.
@@ -21,6 +24,10 @@ problem() {
     printf 'tools: %s\n' "$*" >&2
     failed=1
 }
+# Without it some tests are skipped.
+lacking() {
+    if [[ ${CI:-} == true ]]; then problem "$*"; else say "$*; tests that need it are skipped"; fi
+}
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # stamped NAME FILE: true when this version was installed to its end and its program is still there.
@@ -33,40 +40,24 @@ stamp() {
     say "$1 is installed"
 }
 
-debian_packages() {
-    local missing=() as_root=()
-    have chromium || missing+=(chromium)
-    { have prometheus && have promtool; } || missing+=(prometheus)
-    ((${#missing[@]})) || { say "chromium and prometheus are there"; return; }
+chromium() {
+    local as_root=()
+    if have chromium; then say "chromium is there"; return; fi
     if ! have apt-get; then
-        problem "install ${missing[*]} (prometheus brings promtool) with this system's package manager, then run this again"
+        lacking "install chromium with this system's package manager, then run this again"
         return
     fi
     if ((EUID != 0)); then
         if ! have sudo || ! sudo -n true 2>/dev/null; then
-            problem "as root, run: apt-get install --no-install-recommends ${missing[*]}"
+            lacking "as root, run: apt-get install --no-install-recommends chromium"
             return
         fi
         as_root=(sudo)
     fi
-    say "installing Debian's ${missing[*]}"
+    say "installing Debian's chromium"
     "${as_root[@]}" apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
-    [[ " ${missing[*]} " != *" prometheus "* ]] || stop_prometheus "${as_root[@]}"
-}
-
-# The tests start their own Prometheus: Debian's must not run on its own, or hold port 9090.
-stop_prometheus() {
-    local unit
-    for unit in prometheus prometheus-node-exporter; do
-        if [[ -d /run/systemd/system ]]; then
-            "$@" systemctl disable --now "$unit" >/dev/null 2>&1 || true
-        elif [[ -x /etc/init.d/$unit ]]; then
-            "$@" "/etc/init.d/$unit" stop >/dev/null 2>&1 || true
-            "$@" update-rc.d "$unit" disable >/dev/null 2>&1 || true
-        fi
-    done
+        apt-get install -qq -y --no-install-recommends chromium >/dev/null
 }
 
 milvus() {
@@ -75,11 +66,11 @@ milvus() {
     say "installing $stamp (58 MB to fetch, 250 MB unpacked, half a minute)"
     rm -rf "$home"
     if ! "$python" -m venv "$home"; then
-        problem "Milvus needs a Python that can make virtual environments: on Debian, install python3-venv"
+        lacking "Milvus needs a Python that can make virtual environments: on Debian, install python3-venv"
         return
     fi
     if ! "$home/bin/pip" install --quiet --disable-pip-version-check --no-deps "milvus==$MILVUS_VERSION"; then
-        problem "PyPI has milvus $MILVUS_VERSION for x86-64 Linux and for macOS on ARM only; tests of real Milvus need one"
+        lacking "Milvus $MILVUS_VERSION can not be had from PyPI, which has it for x86-64 Linux and macOS on ARM"
         return
     fi
     # The package unpacks its server into each data folder. Unpacked here once, it starts with no such wait.
@@ -97,16 +88,16 @@ PYTHON
 minio() {
     local stamp=minio@$MINIO_VERSION
     if stamped "$stamp" "$tools/bin/minio"; then say "$stamp is there"; return; fi
+    local instead="or run another S3 server (the image pgsty/silo, MinIO's maintained fork, or any S3 endpoint) and name \
+it in the settings"
     if ! have go; then
-        local instead="MinIO's server is built with Go, which is not here. Install Go, or run another S3 server \
-(the image pgsty/silo, MinIO's maintained fork, or any S3 endpoint) and name it in the settings"
-        if [[ ${CI:-} == true ]]; then problem "$instead"; else say "$instead; tests that start MinIO are skipped"; fi
+        lacking "MinIO's server is built with Go, which is not here: install Go 1.24 or later, $instead"
         return
     fi
     say "building $stamp (four minutes on two cores)"
     if ! (cd / && GOBIN=$tools/bin CGO_ENABLED=0 nice -n 10 \
         go install -trimpath -ldflags='-s -w' "github.com/minio/minio@$MINIO_VERSION"); then
-        problem "MinIO did not build: Go says why above"
+        lacking "MinIO did not build; $(go version) says why above, and MinIO needs Go 1.24 or later: install that, $instead"
         return
     fi
     stamp "$stamp"
@@ -116,7 +107,7 @@ buf() {
     local stamp=buf@$BUF_VERSION
     if stamped "$stamp" "$tools/bin/buf"; then say "$stamp is there"; return; fi
     if ! have npm; then
-        problem "buf comes from npm, which is not here: install Node.js 20 or later with npm"
+        problem "buf comes from npm, which is not here: install Node.js with npm (Debian: apt install npm)"
         return
     fi
     say "installing $stamp"
@@ -127,8 +118,11 @@ buf() {
     stamp "$stamp"
 }
 
-buf
-milvus
-minio
-debian_packages
+(($#)) || set -- milvus minio chromium buf
+for name in "$@"; do
+    case $name in
+        milvus | minio | chromium | buf) "$name" ;;
+        *) problem "there is no tool $name: milvus, minio, chromium or buf" ;;
+    esac
+done
 exit "$failed"

@@ -35,6 +35,7 @@ __all__ = [
     "milvus_lite",
     "milvus_real",
     "minio_server",
+    "not_installed",
     "port_open",
     "tools_dir",
     "wait_until",
@@ -88,7 +89,7 @@ def tools_dir() -> Path:
 def milvus_lite(data_dir: Path) -> Iterator[MilvusServer]:
     """Run milvus-lite's server on a data folder; see services.stack.engines."""
     if importlib.util.find_spec("milvus_lite") is None:
-        _not_installed("milvus-lite is not installed: run `make install`, and `make tools` for the other engines")
+        not_installed("milvus-lite is not installed: run `make install`, and `make tools` for the other engines")
     with _running(lambda: engines.milvus_lite(data_dir, free_port())) as engine:
         yield _milvus(engine)
 
@@ -119,7 +120,7 @@ def _running(describe: Callable[[], _Engine]) -> Iterator[_Engine]:
     try:
         engine = describe()
     except engines.EngineMissing as exc:
-        _not_installed(str(exc))
+        not_installed(str(exc))
     with engine.process:
         yield engine
 
@@ -128,7 +129,8 @@ def _milvus(engine: engines.VectorEngine) -> MilvusServer:
     return MilvusServer(process=engine.process, data_dir=engine.data_dir, port=engine.port, uri=engine.uri)
 
 
-def _not_installed(sentence: str) -> NoReturn:
+def not_installed(sentence: str) -> NoReturn:
+    """Skip the test that needs it; in CI, fail it."""
     if os.environ.get("CI") == "true":
         raise EngineError(sentence)
     pytest.skip(sentence)

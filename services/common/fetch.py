@@ -117,7 +117,7 @@ class ImageFetcher:
             ) from exc
         except httpx.HTTPError as exc:
             raise Unavailable(
-                f"the address can not be read ({exc or type(exc).__name__})", field=field, reason="URL_UNREACHABLE"
+                f"the address can not be read ({str(exc) or type(exc).__name__})", field=field, reason="URL_UNREACHABLE"
             ) from exc
 
     async def _follow(self, url: str, field: str) -> bytes:

@@ -33,8 +33,8 @@ __all__ = [
 
 PREFIX: Final = "SACCADE_"
 _MIB: Final = 1024 * 1024
-# Names under a service's own prefix that its peers read: where it is.
-_PEER_FIELDS: Final = frozenset({"address"})
+# Names under a service's own prefix that its peers read: where it is, and how long they wait for it.
+_PEER_FIELDS: Final = frozenset({"address", "timeout_s"})
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -96,6 +96,7 @@ class Batcher:
         self._ended: SaccadeError | None = None
         self._busy_since: float | None = None
         self._last_success = -math.inf
+        self._failing_since: float | None = None
         self._item_seconds = 0.0
 
     def start(self) -> None:
@@ -117,6 +118,11 @@ class Batcher:
     def since_success_s(self) -> float:
         """Seconds since the model last gave a result; infinite before the first."""
         return perf_counter() - self._last_success
+
+    @property
+    def failing_s(self) -> float:
+        """Seconds since the model began to fail whatever it is given; 0 if the last batch had a result."""
+        return perf_counter() - self._failing_since if self._failing_since is not None else 0.0
 
     async def submit(self, kind: Kind[_In, _Out], item: _In, lane: Lane, *, time_left_s: float = math.inf) -> _Out:
         """Wait for one item's result.
@@ -241,6 +247,9 @@ class Batcher:
                 raise Internal(f"the model gave {len(results)} results for {len(items)} items")
         except Exception as exc:
             if len(items) == 1:
+                # What the caller can mend is no failure of the model.
+                if isinstance(exc, SaccadeError) and not isinstance(exc, Internal):
+                    return [exc]
                 _log.warning("model failed", model=self._model, kind=kind.name, error=repr(exc), exc_info=exc)
                 return [exc]
             _log.warning("batch failed; splitting it", model=self._model, kind=kind.name, items=len(items))
@@ -254,8 +263,10 @@ class Batcher:
         metrics.BATCH_SIZE.labels(self._model, batch.kind.name).observe(len(batch.entries))
         metrics.COMPUTE_SECONDS.labels(self._model, batch.kind.name).observe(seconds)
         if all(isinstance(outcome, Exception) for outcome in outcomes):
+            if not all(isinstance(outcome, SaccadeError) for outcome in outcomes):
+                self._failing_since = self._failing_since or now
             return
-        self._last_success = now
+        self._last_success, self._failing_since = now, None
         each = seconds / len(batch.entries)
         self._item_seconds += (each - self._item_seconds) * (_SPEED_WEIGHT if self._item_seconds else 1)
 

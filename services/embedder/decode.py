@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.common import images
+from services.common.domain import Lane
 from services.common.images import ImageLimits
 from services.embedder import metrics
 
@@ -30,15 +31,21 @@ class Decoder:
 
         Args:
             limits: What a picture may be.
-            threads: Pictures decoded at a time.
+            threads: Pictures of each lane decoded at a time; the lanes share the cores, not a queue.
             working_px: Longer side of the pictures that segments are cut from.
         """
         self._limits = limits
         self._working_px = working_px
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pools = {lane: ThreadPoolExecutor(threads, thread_name_prefix=f"decode-{lane.value}") for lane in Lane}
 
     async def pixels(
-        self, data: bytes, preprocess: Callable[[Image.Image], NDArray[np.uint8]], image_px: int, field: str
+        self,
+        data: bytes,
+        preprocess: Callable[[Image.Image], NDArray[np.uint8]],
+        image_px: int,
+        lane: Lane,
+        *,
+        field: str,
     ) -> NDArray[np.uint8]:
         """A picture as the encoder wants it; InvalidImage names `field`."""
 
@@ -48,9 +55,9 @@ class Decoder:
             metrics.DECODE_SECONDS.observe(perf_counter() - started)
             return out
 
-        return await self.run(work)
+        return await self.run(work, lane)
 
-    async def working(self, data: bytes, field: str) -> tuple[Image.Image, int, int]:
+    async def working(self, data: bytes, lane: Lane, *, field: str) -> tuple[Image.Image, int, int]:
         """A picture to cut segments from, and the original's width and height; InvalidImage names `field`."""
 
         def work() -> tuple[Image.Image, int, int]:
@@ -62,12 +69,13 @@ class Decoder:
             metrics.DECODE_SECONDS.observe(perf_counter() - started)
             return image, info.width, info.height
 
-        return await self.run(work)
+        return await self.run(work, lane)
 
-    async def run(self, work: Callable[[], _T]) -> _T:
-        """Run something else that is heavy on the processor in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+    async def run(self, work: Callable[[], _T], lane: Lane) -> _T:
+        """Run something else that is heavy on the processor in the lane's pool."""
+        return await asyncio.get_running_loop().run_in_executor(self._pools[lane], work)
 
     def close(self) -> None:
         """Start nothing more; returns at once."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)

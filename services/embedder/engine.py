@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -50,9 +51,11 @@ class Engine:
         self._encoder = encoder
         threads = settings.decode_threads or len(os.sched_getaffinity(0))
         self._decoder = Decoder(settings.image_limits, threads=threads, working_px=settings.working_px)
-        self.encoding = EncoderQueue(encoder, self._decoder.pool, bulk_every=settings.bulk_every)
+        # Of its own: the model must not wait for pictures that are being decoded.
+        self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stack")
+        self.encoding = EncoderQueue(encoder, self._stacking, bulk_every=settings.bulk_every)
         self.segmenting = (
-            SegmenterQueue(segmenter, self._decoder.pool, bulk_every=settings.bulk_every) if segmenter else None
+            SegmenterQueue(segmenter, self._stacking, bulk_every=settings.bulk_every) if segmenter else None
         )
         self._tags = TagChooser(self._embed_vocabulary, max_vocabularies=settings.max_vocabularies)
         self._item_room = Admission(
@@ -94,6 +97,7 @@ class Engine:
             if queue is not None:
                 await queue.batcher.close()
         self._decoder.close()
+        self._stacking.shutdown(wait=False, cancel_futures=True)
 
     async def embed_texts(self, texts: Sequence[str], lane: Lane) -> NDArray[np.float32]:
         """Unit rows, shape [texts, dimension]; FailedPrecondition where the model has no text tower."""
@@ -127,18 +131,18 @@ class Engine:
         """The one segment that points or a box mean, with mask and vector; FailedPrecondition without a segmenter."""
         segmenting = self._need_segmenter()
         with self._analysis_room.admit(1, len(data), lane):
-            image, _, _ = await self._decoder.working(data, field)
+            image, _, _ = await self._decoder.working(data, lane, field=field)
             found = await segmenting.segment_at(image, points, box, lane)
             return await self._segment(image, 0, found, lane)
 
     async def _whole(self, data: bytes, lane: Lane) -> Vector:
-        pixels = await self._decoder.pixels(data, self._encoder.preprocess, self._encoder.image_px, field="")
+        pixels = await self._decoder.pixels(data, self._encoder.preprocess, self._encoder.image_px, lane, field="")
         return await self.encoding.image(pixels, lane)
 
     async def _analyze_one(
         self, segmenting: SegmenterQueue, data: bytes, options: AnalysisOptions, lane: Lane
     ) -> Analysis:
-        image, width, height = await self._decoder.working(data, field="")
+        image, width, height = await self._decoder.working(data, lane, field="")
         vector, found = await asyncio.gather(
             self._whole(data, lane),
             segmenting.segment_all(
@@ -166,7 +170,7 @@ class Engine:
             )
             return segment, self._encoder.preprocess(cut_out(image, found.mask))
 
-        segment, pixels = await self._decoder.run(prepare)
+        segment, pixels = await self._decoder.run(prepare, lane)
         return replace(segment, vector=await self.encoding.image(pixels, lane))
 
     async def _tagged(self, analysis: Analysis, options: AnalysisOptions) -> Analysis:

@@ -25,7 +25,7 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
     model: str = Field(
         "demo",
         description="demo; ARCH/TAG or ARCH//path/to/weights for open_clip, such as ViT-B-32/laion2b_s34b_b79k; "
-        "timm:NAME[/TAG] or timm:NAME//path/to/weights; or toy",
+        "timm:NAME[.TAG] or timm:NAME//path/to/weights; or toy",
     )
     segmenter: str = Field(
         "demo",

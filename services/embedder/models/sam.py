@@ -128,7 +128,9 @@ class SamSegmenter:
         found = self._candidates(chosen, trust, _stability(chosen), embedded)
         if not found:
             raise InvalidArgument(
-                "there is nothing to cut out here; move the points or the box onto the thing", reason="NO_REGION"
+                "there is nothing to cut out here; move the points or the box onto the thing",
+                field="points" if points else "box",
+                reason="NO_REGION",
             )
         return found[0]
 

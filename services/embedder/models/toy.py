@@ -120,7 +120,9 @@ class ToySegmenter:
                 wanted[False] = {int(np.argmax(scores))}
         grid = np.isin(labels, list(wanted[False] - wanted[True])) & inside
         if not grid.any():
-            raise InvalidArgument("the points mean no region; move one onto the thing", reason="NO_REGION")
+            raise InvalidArgument(
+                "the points mean no region; move one onto the thing", field="points", reason="NO_REGION"
+            )
         return _candidate(grid, image.size)
 
 

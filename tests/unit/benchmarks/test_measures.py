@@ -32,6 +32,7 @@ def test_a_box_as_a_mask() -> None:
     assert box_mask((0, 0.5, 1, 1), side=4).sum() == 8
     # Never empty: the smallest box is a pixel.
     assert box_mask((0.5, 0.5, 0.51, 0.51), side=4).sum() == 1
+    assert box_mask((0.99, 0.99, 1, 1), side=4).sum() == 1
 
 
 def test_precision_and_recall_of_tags() -> None:

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from services.common.settings import Address, CommonSettings, GrpcSettings, load_settings, settings_config
+from services.common.settings import (
+    Address,
+    CommonSettings,
+    EmbedderPeer,
+    GrpcSettings,
+    load_settings,
+    settings_config,
+)
+from services.embedder.settings import EmbedderSettings
 
 
 class Sample(GrpcSettings):
@@ -47,6 +55,12 @@ def test_a_wrong_setting_stops_the_start_with_a_sentence(
 def test_where_a_service_is_concerns_its_peers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SACCADE_SAMPLE_ADDRESS", "dns:///sample:1")
     load_settings(Sample, "sample")
+
+
+def test_what_peers_are_told_of_the_embedder_does_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in EmbedderPeer.model_fields:
+        monkeypatch.setenv(f"SACCADE_{name.upper()}", "60")
+    load_settings(EmbedderSettings, "embedder")
 
 
 def test_a_secret_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

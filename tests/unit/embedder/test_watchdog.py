@@ -1,3 +1,6 @@
+import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -61,3 +64,30 @@ async def test_a_model_that_fails_is_not_ready() -> None:
         await until(lambda: changes == [False])
         broken = False
         await until(lambda: changes == [False, True])
+
+
+async def test_a_model_that_fails_whatever_it_gets_is_not_ready_under_load_either() -> None:
+    model, changes = Model(), list[bool]()
+    broken = True
+
+    def run(batch: list[int]) -> list[int]:
+        if broken:
+            time.sleep(0.01)
+            raise RuntimeError("device lost")
+        return batch
+
+    model.kind = Kind("broken", list, run, 1)
+    async with watching(model, changes) as batcher:
+
+        async def call() -> None:
+            while True:
+                with contextlib.suppress(RuntimeError):
+                    await batcher.submit(model.kind, 1, Lane.BULK)
+
+        callers = [asyncio.create_task(call()) for _ in range(4)]
+        await until(lambda: changes == [False])
+        broken = False
+        await until(lambda: changes == [False, True])
+        for caller in callers:
+            caller.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)

@@ -2,7 +2,9 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,17 +258,28 @@ def test_ingest_tells_files_of_one_name_in_several_folders_apart(ready: FakeServ
     assert sent == [b"one"]
 
 
-def test_ctrl_c_is_130(ready: FakeServices, run: Run, folder: Path) -> None:
+def test_ctrl_c_is_130(ready: FakeServices, folder: Path) -> None:
+    sent = threading.Event()
+
     def stream(requests: Iterator[ingest.StreamImagesRequest]) -> Iterator[ingest.StreamImagesResponse]:
         yield created(next(requests))
-        os.kill(os.getpid(), signal.SIGINT)
+        sent.set()
         for _ in requests:
             pass
 
     ready.stream = stream
-    outcome = run("ingest", folder)
-    assert outcome.code == 130
-    assert "not finished; the same command goes on from here" in outcome.err
+    addresses = {f"SACCADE_{name}_ADDRESS": ready.address for name in ("EMBEDDER", "INGEST", "QUERY")}
+    command = [sys.executable, "-c", "from saccade.cli import main; main()", "ingest", str(folder), "-c", "demo"]
+    # Of a process of its own, as a terminal's: within the tests the signal may reach another's code.
+    with subprocess.Popen(command, env=os.environ | addresses, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert sent.wait(30)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "not finished; the same command goes on from here" in errors
 
 
 def test_ingest_makes_the_collection(ready: FakeServices, run: Run, folder: Path) -> None:
