@@ -4,8 +4,8 @@ Without options a stack of its own is started on free ports, and the 200 evaluat
 stored in it. `--labels FILE` evaluates a folder of one's own; saccade.labels says how its labels look. Settings of the
 services, such as SACCADE_MODEL, apply. The report is printed, and written as one flat JSON object.
 
-text_to_image.recall_at_K            captions; share whose own image is among the first K (hybrid mode)
-image_to_image.recall_at_K           changed pictures (demo: the same objects elsewhere on another background)
+text_to_image.MODE.recall_at_K       captions; share whose own image is among the first K (without MODE: hybrid)
+image_to_image.MODE.recall_at_K      changed pictures (demo: the same objects elsewhere on another background)
 region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
                                      min(10, relevant), relevant ones showing the same object
 region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
@@ -58,6 +58,7 @@ COLLECTION: Final = "evaluation"
 CONCURRENT: Final = 4
 K: Final = (1, 5, 10)
 MODES: Final[tuple[Mode, ...]] = ("whole", "segment", "hybrid")
+DEFAULT_MODE: Final[Mode] = "hybrid"
 
 Report = dict[str, float | int | str]
 T = TypeVar("T")
@@ -127,8 +128,10 @@ def evaluate(client: Client, open_client: Callable[[], AsyncClient], plan: Plan,
 
 async def _ask(open_client: Callable[[], AsyncClient], plan: Plan, screen: Screen) -> Report:
     async with open_client() as client:
-        report = await _texts(client, plan, screen)
-        report |= await _pictures(client, plan, screen)
+        report: Report = {}
+        for mode in MODES:
+            report |= await _texts(client, mode, plan, screen)
+            report |= await _pictures(client, mode, plan, screen)
         for name, queries in (("small", plan.small), ("all", plan.regions)):
             for mode in MODES:
                 report |= await _regions(client, name, mode, queries, screen)
@@ -136,22 +139,23 @@ async def _ask(open_client: Callable[[], AsyncClient], plan: Plan, screen: Scree
     return report
 
 
-async def _texts(client: AsyncClient, plan: Plan, screen: Screen) -> Report:
+async def _texts(client: AsyncClient, mode: Mode, plan: Plan, screen: Screen) -> Report:
     asked = [label for label in plan.labels if label.caption]
 
     async def ask(label: Label) -> int | None:
-        answer = await client.search(COLLECTION, text=label.caption, top_k=max(K))
+        answer = await client.search(COLLECTION, text=label.caption, mode=mode, top_k=max(K))
         return rank_of([result.image.id for result in answer.results], label.id)
 
-    return _ranks("text_to_image", await _each(asked, ask, screen, "captions"))
+    return _ranks("text_to_image", mode, await _each(asked, ask, screen, f"captions, {mode}"))
 
 
-async def _pictures(client: AsyncClient, plan: Plan, screen: Screen) -> Report:
+async def _pictures(client: AsyncClient, mode: Mode, plan: Plan, screen: Screen) -> Report:
     async def ask(query: PictureQuery) -> int | None:
-        answer = await client.search(COLLECTION, image=await asyncio.to_thread(query.picture), top_k=max(K))
+        picture = await asyncio.to_thread(query.picture)
+        answer = await client.search(COLLECTION, image=picture, mode=mode, top_k=max(K))
         return rank_of([result.image.id for result in answer.results], query.wanted)
 
-    return _ranks("image_to_image", await _each(plan.pictures, ask, screen, "pictures"))
+    return _ranks("image_to_image", mode, await _each(plan.pictures, ask, screen, f"pictures, {mode}"))
 
 
 async def _regions(
@@ -234,13 +238,14 @@ async def _each(items: Sequence[T], ask: Callable[[T], Awaitable[R]], screen: Sc
             task.cancel()
 
 
-def _ranks(name: str, ranks: Sequence[int | None]) -> Report:
+def _ranks(name: str, mode: Mode, ranks: Sequence[int | None]) -> Report:
     if not ranks:
         return {}
-    recalls: Report = {
-        f"{name}.recall_at_{k}": mean([float(rank is not None and rank <= k) for rank in ranks]) for k in K
-    }
-    return recalls | {f"{name}.queries": len(ranks)}
+    recalls = {f"recall_at_{k}": mean([float(rank is not None and rank <= k) for rank in ranks]) for k in K}
+    report: Report = {f"{name}.{mode}.{key}": value for key, value in recalls.items()}
+    if mode == DEFAULT_MODE:
+        report |= {f"{name}.{key}": value for key, value in recalls.items()} | {f"{name}.queries": len(ranks)}
+    return report
 
 
 def show(report: Report) -> None:

@@ -11,7 +11,7 @@ from services.common.domain import Vector
 from services.common.vectors import FoundSegment, Generation, VectorStore
 from services.query.concurrency import both, together
 from services.query.domain import Mode, SearchQuery
-from services.query.ranking import Candidates, PartVectors, interleave
+from services.query.ranking import Candidates, PartVectors, interleave, salience
 
 __all__ = ["CandidateSearch", "Gathered"]
 
@@ -72,6 +72,7 @@ class CandidateSearch:
             whole=_stacked([images[image_id] for image_id in kept], generation) if counts else None,
             segments=_stacked([segment.vector for segment in found], generation),
             owners=np.array(owners, dtype=np.intp),
+            counts=salience(np.array([segment.area for segment in found], dtype=np.float64)),
         )
         return Gathered(candidates, tuple(found))
 
@@ -95,7 +96,7 @@ class CandidateSearch:
     ) -> list[list[str]]:
         positive = [part for part in parts if part.weight > 0]
         each = max(1, _SEGMENT_VECTORS // len(positive))
-        queries = np.concatenate([part.segments[np.argsort(-part.areas, kind="stable")[:each]] for part in positive])
+        queries = np.concatenate([part.segments[np.argsort(-part.counts, kind="stable")[:each]] for part in positive])
         limit = min(_HITS_PER_IMAGE * wanted if query.mode is Mode.SEGMENT else wanted, _MOST_HITS)
         while True:
             hits = await self._vectors.search_segments(

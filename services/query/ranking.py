@@ -1,9 +1,10 @@
 """From vectors to scores. Pure numpy: no input or output, no state.
 
 For every part of the query a candidate has up to two raw values: the cosine of its whole vector with the part's, and
-the agreement of its segments with the part's. The latter is, for each of the part's own segments, the cosine of the
-candidate's best match, averaged by the area of the part's segments; a text, a region or a vector is its own only
-segment. Each raw value is calibrated; `fuse` says how they become one score.
+the agreement of its segments with the part's. A text, a region or a vector is one thing: its agreement is the cosine of
+the candidate's best match. A picture has segments of its own: its agreement is the mean of both ways, of each of its
+segments' best match in the candidate and of each of the candidate's in it. Each raw value is calibrated, and the
+greater of the two all but decides; docs/decisions/0004-ranking.md has the formula and why.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 
 from services.common.domain import Vector
 
-__all__ = ["Candidates", "Fusion", "Match", "PartScore", "PartVectors", "Scores", "calibrate", "interleave"]
+__all__ = ["Candidates", "Fusion", "Match", "PartScore", "PartVectors", "Scores", "calibrate", "interleave", "salience"]
 
-# How many of a query picture's own segments, the largest, show their match.
+# How many of a query picture's own segments, those that count most, show their match.
 _SHOWN_SEGMENTS = 3
+# Exponent of the power mean of whole and segment fit: 1 would be the mean, infinity the greater one.
+_SHARPNESS = 32
 # Sums of the same numbers in another order differ behind this place; such scores are ties.
 _SCORE_DECIMALS = 6
 
@@ -30,13 +33,15 @@ class PartVectors:
         weight: Finite; negative: away from it.
         vector: Unit-length, shape [d]: compared with whole images.
         segments: Unit-length rows, shape [s, d], s >= 1: compared with segments.
-        areas: What each of `segments` counts, > 0, shape [s]; their sum is 1.
+        counts: What each of `segments` counts, > 0, shape [s]; their sum is 1.
+        is_picture: Whether `segments` are what was found in a picture, so that both ways of matching count.
     """
 
     weight: float
     vector: Vector
     segments: Vector
-    areas: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    is_picture: bool = False
 
     @classmethod
     def single(cls, weight: float, vector: Vector) -> "PartVectors":
@@ -48,8 +53,8 @@ class PartVectors:
         """A whole picture, with the (vector, area) of each of its segments; without any it is its own only one."""
         if not segments:
             return cls.single(weight, vector)
-        areas = np.array([max(area, 1e-6) for _, area in segments], dtype=np.float64)
-        return cls(weight, vector, np.stack([row for row, _ in segments]), areas / areas.sum())
+        counts = salience(np.array([area for _, area in segments]))
+        return cls(weight, vector, np.stack([row for row, _ in segments]), counts / counts.sum(), is_picture=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,14 @@ class Candidates:
         whole: Unit-length rows, shape [n, d]; None where whole images do not count.
         segments: Unit-length rows, shape [m, d]; the segments of one image are neighbours, in the order of `ids`.
         owners: Index into `ids` for each of `segments`, ascending, shape [m].
+        counts: What each of `segments` counts among those of its image, > 0, shape [m].
     """
 
     ids: tuple[str, ...]
     whole: Vector | None
     segments: Vector
     owners: NDArray[np.intp]
+    counts: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,14 @@ def calibrate(raw: NDArray[np.float64]) -> NDArray[np.float64]:
     The one place to put a measured calibration; it has to rise with the cosine.
     """
     return (1.0 + np.clip(raw, -1.0, 1.0)) / 2.0
+
+
+def salience(areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What segments count, in (0, 1], by the share of their picture that they cover: (1 - area)^2.
+
+    What covers most of a picture is its background, or what the whole vector describes.
+    """
+    return np.square(np.maximum(1.0 - areas, 1e-3))
 
 
 def interleave(lists: Sequence[Sequence[str]], limit: int) -> list[str]:
@@ -153,8 +168,11 @@ class Scores:
         return sorted(passing.tolist(), key=lambda i: (-self.scores[i], self._candidates.ids[i]))
 
     def explain(self, candidate: int) -> list[PartScore]:
-        """How the candidate's score came about: it is the sum of weight * calibrated, 1 - calibrated for negative
-        weights, over the sum of the weights' absolute values."""
+        """How the candidate's score came about.
+
+        The rows of one part, with weights w and calibrated values c, make its fit (sum of w * c^32 / sum of w)^(1/32).
+        The score is the mean of the parts' fits, 1 - fit for negative weights, weighted by the weights' sizes.
+        """
         rows = []
         for index, part in enumerate(self._parts):
             for kind, raw, share in (
@@ -170,7 +188,7 @@ class Scores:
     def matches(self, candidate: int) -> list[Match]:
         """The candidate's segments that answer the positive parts, best first.
 
-        One for a text, a region or a vector; for a picture the matches of its three largest segments.
+        One for a text, a region or a vector; for a picture the matches of three of its segments.
         """
         start = self._starts[candidate]
         end = self._starts[candidate + 1] if candidate + 1 < len(self._starts) else len(self._candidates.segments)
@@ -181,9 +199,9 @@ class Scores:
         for index, part in enumerate(self._parts):
             if part.weight <= 0:
                 continue
-            largest = np.argsort(-part.areas, kind="stable")[:_SHOWN_SEGMENTS]
+            first = np.argsort(-part.counts, kind="stable")[:_SHOWN_SEGMENTS]
             best: dict[int, float] = {}
-            for row in part.segments[largest]:
+            for row in part.segments[first]:
                 cosines = _cosines(own, row)
                 at = int(cosines.argmax())
                 best[at] = max(best.get(at, -1.0), float(cosines[at]))
@@ -194,13 +212,20 @@ class Scores:
         cosines = _cosines(self._candidates.segments, part.segments.T)  # [m, s]
         agreement = np.zeros(len(self._candidates.ids))
         # reduceat takes each group up to the next start, so the starts of groups that are there are enough.
-        best = np.maximum.reduceat(cosines, self._starts[self._has_segments], axis=0)
-        agreement[self._has_segments] = best @ part.areas
+        starts, counts = self._starts[self._has_segments], self._candidates.counts
+        found = np.maximum.reduceat(cosines, starts, axis=0) @ part.counts
+        if part.is_picture:
+            known = np.add.reduceat(cosines.max(axis=1) * counts, starts) / np.add.reduceat(counts, starts)
+            found = (found + known) / 2
+        agreement[self._has_segments] = found
         return agreement
 
     def _fuse(self) -> NDArray[np.float64]:
         weights = np.array([part.weight for part in self._parts], dtype=np.float64)
-        by_part = self._whole_share * calibrate(self._whole) + self._segment_share * calibrate(self._segment)
+        by_part = (
+            self._whole_share * calibrate(self._whole) ** _SHARPNESS
+            + self._segment_share * calibrate(self._segment) ** _SHARPNESS
+        ) ** (1 / _SHARPNESS)
         towards = np.where(weights[:, np.newaxis] < 0, 1.0 - by_part, by_part)
         shares = np.abs(weights) / np.abs(weights).sum()
         scores: NDArray[np.float64] = np.round(np.clip(shares @ towards, 0.0, 1.0), _SCORE_DECIMALS)
