@@ -9,6 +9,9 @@ image_to_image.MODE.recall_at_K      changed pictures (demo: the same objects el
 region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
                                      min(10, relevant), relevant ones showing the same object
 region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
+relations.accuracy_at_1              texts that say place, relation or count, among scenes of the same objects that
+                                     stand otherwise (demo only; relations.KIND: of one kind); the right one is first
+relations.plain_text.accuracy_at_1   the same texts, taken as written
 segmentation.iou                     mean over the labelled objects of the best stored segment's IoU with the true mask
                                      (segmentation.box_iou: with the true box, where no masks are known)
 tags.precision, tags.recall          tags that the model gave, against the names of the objects
@@ -32,14 +35,16 @@ from rich.table import Table
 from benchmarks.measures import BoolMask, Counts, best_iou, box_mask, mean, rank_of, recall_at
 from benchmarks.query_sets import (
     SMALL_AREA,
+    ArrangementQuery,
     PictureQuery,
     RegionQuery,
+    demo_arrangements,
     demo_pictures,
     demo_regions,
     own_pictures,
     own_regions,
 )
-from saccade import AsyncClient, Client, filters, make_region
+from saccade import AsyncClient, Client, NewImage, filters, make_region
 from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError
 from saccade.labels import Label, LabelsError, read_labels
@@ -55,6 +60,7 @@ from services.stack.stack import temporary_stack
 __all__ = ["Report", "evaluate"]
 
 COLLECTION: Final = "evaluation"
+ARRANGEMENTS: Final = "evaluation_arrangements"
 CONCURRENT: Final = 4
 K: Final = (1, 5, 10)
 MODES: Final[tuple[Mode, ...]] = ("whole", "segment", "hybrid")
@@ -73,6 +79,7 @@ class Plan:
     pictures: Sequence[PictureQuery]
     small: Sequence[RegionQuery]
     regions: Sequence[RegionQuery]
+    arrangements: Sequence[ArrangementQuery]
     vocabulary: Mapping[str, str]
     templates: Sequence[str]
 
@@ -86,6 +93,7 @@ def demo_plan(demo_dir: Path, limit: int, queries: int) -> Plan:
         demo_pictures(labels),
         demo_regions(labels, min(queries, len(labels))),
         own_regions(labels, queries),
+        demo_arrangements(min(queries, limit) if limit else queries),
         {entry["name"]: entry.get("category", "") for entry in words["entries"]},
         words["prompt_templates"],
     )
@@ -102,7 +110,7 @@ def own_plan(path: Path, limit: int, queries: int) -> Plan:
     found = list(labels.values())
     small = [query for query in own_regions(found, sys.maxsize) if query.area_fraction < SMALL_AREA]
     names = {name: "" for label in found for name in label.names}
-    return Plan(found, own_pictures(found), small[:queries], own_regions(found, queries), names, ())
+    return Plan(found, own_pictures(found), small[:queries], own_regions(found, queries), (), names, ())
 
 
 def evaluate(client: Client, open_client: Callable[[], AsyncClient], plan: Plan, screen: Screen) -> Report:
@@ -119,6 +127,8 @@ def evaluate(client: Client, open_client: Callable[[], AsyncClient], plan: Plan,
         report["seconds.storing"] = round(loaded.seconds, 1)
         started = time.monotonic()
         report |= asyncio.run(_ask(open_client, plan, screen))
+        if plan.arrangements:
+            report |= _arrangements(client, open_client, plan.arrangements, screen)
         report["seconds.asking"] = round(time.monotonic() - started, 1)
     finally:
         screen.done()
@@ -176,6 +186,43 @@ async def _regions(
     report: Report = {f"{key}.queries": len(recalls)}
     if recalls:
         report[f"{key}.{mode}.recall_at_10"] = mean(recalls)
+    return report
+
+
+def _arrangements(
+    client: Client, open_client: Callable[[], AsyncClient], queries: Sequence[ArrangementQuery], screen: Screen
+) -> Report:
+    """Store the scenes of all arrangements in a collection of their own, and ask for each by its text."""
+    images = [NewImage(data, id=name) for query in queries for name, data in query.images.items()]
+    client.create_collection(ARRANGEMENTS)
+    try:
+        progress = screen.counting("storing arrangements", len(images))
+        for done, result in enumerate(client.stream_images(images, collection=ARRANGEMENTS, wait_for="segmented"), 1):
+            if result.error:
+                raise result.error
+            progress(done)
+        return asyncio.run(_ask_arrangements(open_client, queries, screen))
+    finally:
+        client.delete_collection(ARRANGEMENTS, force=True)
+
+
+async def _ask_arrangements(
+    open_client: Callable[[], AsyncClient], queries: Sequence[ArrangementQuery], screen: Screen
+) -> Report:
+    report: Report = {"relations.queries": len(queries)}
+    async with open_client() as client:
+        for prefix, literal in (("relations", False), ("relations.plain_text", True)):
+
+            async def ask(query: ArrangementQuery, literal: bool = literal) -> float:
+                answer = await client.search(ARRANGEMENTS, text=query.text, literal_text=literal, top_k=1)
+                return float([result.image.id for result in answer.results] == [query.wanted])
+
+            right = await _each(queries, ask, screen, "arrangements, as written" if literal else "arrangements")
+            report[f"{prefix}.accuracy_at_1"] = mean(right)
+            for kind in dict.fromkeys(query.kind for query in queries):
+                report[f"{prefix}.{kind}.accuracy_at_1"] = mean(
+                    [value for value, query in zip(right, queries, strict=True) if query.kind == kind]
+                )
     return report
 
 

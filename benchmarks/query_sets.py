@@ -2,19 +2,30 @@
 
 import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image, ImageEnhance
 
+from demo.arrangements import arrangements
 from demo.labels import GALLERY_FOLDER
 from demo.labels import read_labels as read_scene_labels
 from demo.queries import query_variant, region_queries
 from saccade.labels import Label, LabelledObject
 from saccade.requests import Box
 
-__all__ = ["SMALL_AREA", "PictureQuery", "RegionQuery", "demo_pictures", "demo_regions", "own_pictures", "own_regions"]
+__all__ = [
+    "SMALL_AREA",
+    "ArrangementQuery",
+    "PictureQuery",
+    "RegionQuery",
+    "demo_arrangements",
+    "demo_pictures",
+    "demo_regions",
+    "own_pictures",
+    "own_regions",
+]
 
 SMALL_AREA: Final = 0.08
 """An object that covers less of its image than this is small."""
@@ -39,6 +50,25 @@ class RegionQuery:
     area_fraction: float
     relevant: frozenset[str]
     left_out: str = ""
+
+
+@dataclass(frozen=True)
+class ArrangementQuery:
+    """A text that says how things stand, `images` (id -> JPEG) of the same things, and the one that stands so."""
+
+    kind: str
+    text: str
+    images: Mapping[str, bytes]
+    wanted: str
+
+
+def demo_arrangements(count: int) -> list[ArrangementQuery]:
+    """At most `count` texts, with two or three scenes each."""
+    queries = []
+    for number, made in enumerate(arrangements(SEED, limit=-(-count // 3))[:count]):
+        images = {f"{made.kind}-{number}-{i}": _jpeg(scene.image) for i, scene in enumerate(made.scenes)}
+        queries.append(ArrangementQuery(made.kind, made.text, images, f"{made.kind}-{number}-0"))
+    return queries
 
 
 def demo_pictures(labels: Sequence[Label]) -> list[PictureQuery]:

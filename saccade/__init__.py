@@ -2,7 +2,7 @@
 
 from saccade.client import AsyncClient, Client
 from saccade.errors import ApiError
-from saccade.requests import NewImage, make_part, make_region
+from saccade.requests import NewImage, make_part, make_region, make_relation
 from saccade.upload import StreamResult
 
-__all__ = ["ApiError", "AsyncClient", "Client", "NewImage", "StreamResult", "make_part", "make_region"]
+__all__ = ["ApiError", "AsyncClient", "Client", "NewImage", "StreamResult", "make_part", "make_region", "make_relation"]

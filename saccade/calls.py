@@ -84,6 +84,8 @@ def search(
     like: str = "",
     region: query.Region | None = None,
     parts: Iterable[query.Part] = (),
+    relations: Iterable[query.Relation] = (),
+    literal_text: bool = False,
     mode: build.Mode = "",
     filter: build.Filter | None = None,
     top_k: int = 10,
@@ -105,6 +107,8 @@ def search(
         like: Id of a stored image to look for; it is left out of the results.
         region: Region of a picture to look for, from `make_region`.
         parts: More to look for, from `make_part`, each with a weight of its own.
+        relations: How parts should stand to each other, from `make_relation`; `text`, `image` and so on come first.
+        literal_text: Take texts as written, and read no place, relation or count from them.
         mode: whole, segment or hybrid ("": hybrid).
         filter: Which images count, from saccade.filters or as the JSON mapping of the contract's Filter.
         top_k: Most results, 1 to 100; 0 for 10.
@@ -122,6 +126,8 @@ def search(
     request = query.SearchRequest(
         collection=collection,
         parts=[*own, *parts],
+        relations=relations,
+        literal_text=literal_text,
         mode=build.named_value(query.SearchMode, "SEARCH_MODE_", mode),
         filter=build.make_filter(filter),
         top_k=top_k,

@@ -30,7 +30,9 @@ __all__ = [
     "Mode",
     "NewImage",
     "Picture",
+    "Place",
     "Point",
+    "RelationKind",
     "Wait",
     "content_id",
     "content_of",
@@ -38,6 +40,7 @@ __all__ = [
     "make_filter",
     "make_part",
     "make_region",
+    "make_relation",
     "make_weights",
     "named_value",
     "new_image",
@@ -58,6 +61,8 @@ Point: TypeAlias = tuple[float, float] | tuple[float, float, bool]
 """x, y as fractions of the image's sides; a third True: a point outside the wanted region."""
 
 Mode = Literal["", "whole", "segment", "hybrid", "tags"]
+Place = Literal["left", "right", "top", "bottom", "center"]
+RelationKind = Literal["left_of", "right_of", "above", "below", "near", "inside"]
 Wait = Literal["", "durable", "searchable", "segmented"]
 Consistency = Literal["", "eventual", "bounded", "strong"]
 
@@ -170,8 +175,13 @@ def make_part(
     region: query_service_pb2.Region | None = None,
     vector: Iterable[float] | None = None,
     weight: float | None = None,
+    place: Place | Box | None = None,
+    count: int = 0,
 ) -> query_service_pb2.Part:
-    """One element of a query: exactly one of text, image, like (the id of a stored image), region and vector."""
+    """One element of a query: exactly one of text, image, like (the id of a stored image), region and vector.
+
+    `place` says where it should be, by name or as a box; `count` how many of it there should be, 0: any number.
+    """
     content: dict[str, Any] = {}
     if text is not None:
         content["text"] = text
@@ -185,7 +195,22 @@ def make_part(
         content["vector"] = vector_tensor(vector)
     if len(content) != 1:
         raise ValueError(f"a part needs exactly one of text, image, like, region and vector, not {len(content)}")
-    return query_service_pb2.Part(weight=weight, **content)
+    return query_service_pb2.Part(weight=weight, placement=_placement(place), count=count, **content)
+
+
+def make_relation(first: int, kind: RelationKind, second: int) -> query_service_pb2.Relation:
+    """How the part with the first index should stand to the one with the second."""
+    known = query_service_pb2.Relation.Kind
+    return query_service_pb2.Relation(first=first, kind=named_value(known, "KIND_", kind), second=second)
+
+
+def _placement(place: Place | Box | None) -> query_service_pb2.Placement | None:
+    if place is None:
+        return None
+    if isinstance(place, str):
+        known = query_service_pb2.Placement.Place
+        return query_service_pb2.Placement(place=named_value(known, "PLACE_", place))
+    return query_service_pb2.Placement(box=to_box(place))
 
 
 def make_weights(weights: Mapping[str, float]) -> query_service_pb2.Weights | None:

@@ -26,6 +26,8 @@ from services.embedder.tags import TagChooser
 __all__ = ["AnalysisOptions", "Engine"]
 
 _T = TypeVar("_T")
+BACKGROUND_FRACTION: Final = 0.5
+"""A segment that covers more of its picture is no thing in it but its background, and gets no tags."""
 # Texts of a vocabulary enter the queue by so many at a time, so that others come between.
 _VOCABULARY_CHUNK: Final = 64
 
@@ -178,8 +180,9 @@ class Engine:
         scale, least = self._encoder.logit_scale, self._settings.tag_min_confidence
         segments = tuple(
             replace(segment, tags=space.tags(segment.vector, logit_scale=scale, min_confidence=least))
+            if segment.vector is not None and segment.area_fraction <= BACKGROUND_FRACTION
+            else segment
             for segment in analysis.segments
-            if segment.vector is not None
         )
         tags = space.tags(analysis.vector, logit_scale=scale, min_confidence=least)
         return replace(analysis, segments=segments, tags=tags)

@@ -63,7 +63,7 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
     min_stability: float | None = Field(
         None, ge=0, le=1, description="Least stability of a segment; none: what suits the segmenter"
     )
-    tag_min_confidence: float = Field(0.2, ge=0, le=1, description="Least probability of a tag")
+    tag_min_confidence: float = Field(0.3, ge=0, le=1, description="Least probability of a tag")
     max_vocabularies: int = Field(16, ge=1, description="Vocabularies whose vectors are kept")
 
     watch_every_s: float = Field(10.0, gt=0, description="An idle model answers a test this often, in seconds")

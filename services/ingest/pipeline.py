@@ -145,9 +145,9 @@ def _as_refusal(error: SaccadeError) -> Exception:
 
 
 def model_tags(analysis: Analysis) -> tuple[TagRecord, ...]:
-    """The segments' tags, each name with its best confidence; the whole image's where there are no segments."""
+    """The segments' tags, each name with its best confidence; the whole image's where no segment has any."""
     best: dict[str, Tag] = {}
-    groups = [segment.tags for segment in analysis.segments] or [analysis.tags]
+    groups = [segment.tags for segment in analysis.segments if segment.tags] or [analysis.tags]
     for tag in (tag for group in groups for tag in group):
         if tag.name not in best or tag.confidence > best[tag.name].confidence:
             best[tag.name] = tag

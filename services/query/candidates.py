@@ -11,6 +11,7 @@ from services.common.domain import Vector
 from services.common.vectors import FoundSegment, Generation, VectorStore
 from services.query.concurrency import both, together
 from services.query.domain import Mode, SearchQuery
+from services.query.position import as_array
 from services.query.ranking import Candidates, PartVectors, interleave, salience
 
 __all__ = ["CandidateSearch", "Gathered"]
@@ -72,6 +73,7 @@ class CandidateSearch:
             whole=_stacked([images[image_id] for image_id in kept], generation) if counts else None,
             segments=_stacked([segment.vector for segment in found], generation),
             owners=np.array(owners, dtype=np.intp),
+            boxes=as_array([segment.box for segment in found]),
             counts=salience(np.array([segment.area for segment in found], dtype=np.float64)),
         )
         return Gathered(candidates, tuple(found))

@@ -15,14 +15,56 @@ __all__ = [
     "Mode",
     "OwnVector",
     "Picture",
+    "Place",
+    "Placement",
     "QueryPart",
     "Region",
+    "Relation",
+    "RelationKind",
     "SearchQuery",
     "Stored",
     "StoredSegment",
     "Text",
     "Upload",
 ]
+
+
+class Place(Enum):
+    """A third of a picture."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    TOP = "top"
+    BOTTOM = "bottom"
+    CENTER = "center"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where something should be: a named place, or a box; exactly one is there."""
+
+    place: Place = Place.CENTER
+    box: Box | None = None
+
+
+class RelationKind(Enum):
+    """How one thing should stand to another."""
+
+    LEFT_OF = "left of"
+    RIGHT_OF = "right of"
+    ABOVE = "above"
+    BELOW = "below"
+    NEAR = "near"
+    INSIDE = "inside"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How the first part should stand to the second; both are indices into `SearchQuery.parts`, and differ."""
+
+    first: int
+    kind: RelationKind
+    second: int
 
 
 class Mode(Enum):
@@ -102,11 +144,21 @@ Content = Text | Picture | Region | StoredSegment | OwnVector
 
 @dataclass(frozen=True, slots=True)
 class QueryPart:
-    """One element of a query; weight finite, negative: away from it."""
+    """One element of a query.
+
+    Attributes:
+        index: Of the part in the request that it comes from; a text may be read as two.
+        content: What to look for.
+        weight: Finite; negative: away from it.
+        placement: Where it should be; None: anywhere.
+        count: How many of it there should be; 0: any number.
+    """
 
     index: int
     content: Content
     weight: float
+    placement: Placement | None = None
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +167,8 @@ class SearchQuery:
 
     Attributes:
         collection: Its name.
-        parts: 1 to 16; at least one weight is positive.
+        parts: What to look for; at least one weight is positive.
+        relations: How parts should stand to each other.
         mode: Which vectors answer.
         whole_weight: What whole-image similarity counts, >= 0; 0 in SEGMENT mode.
         segment_weight: What segment similarity counts, >= 0; 0 in WHOLE mode. Never both 0.
@@ -123,6 +176,7 @@ class SearchQuery:
         segment_where: Filter expression over rows of segments; empty: all.
         top_k: Most results, 1 to 100.
         shown: Digests of the images that earlier pages showed.
+        position_weight: What place, relation and count weigh in a score where they are asked for, in [0, 1].
         min_score: Lowest score, in [0, 1].
         params: How the engine searches.
         explain: Whether results say how their score came about.
@@ -132,6 +186,7 @@ class SearchQuery:
 
     collection: str
     parts: tuple[QueryPart, ...]
+    relations: tuple[Relation, ...]
     mode: Mode
     whole_weight: float
     segment_weight: float
@@ -139,6 +194,7 @@ class SearchQuery:
     segment_where: str
     top_k: int
     shown: frozenset[bytes]
+    position_weight: float
     min_score: float
     params: SearchParams
     explain: bool

@@ -53,7 +53,7 @@ class Embedded:
 
 
 _Made = tuple[int, PartVectors, str]
-"""A part's index, its vectors, and what was left out; empty: nothing."""
+"""A part's place among the parts, its vectors, and what was left out; empty: nothing."""
 
 
 class PartEmbedder:
@@ -96,41 +96,40 @@ class PartEmbedder:
             FailedPrecondition: texts for a model without text tower, an embedder with another model, or a stored image
                 that is not indexed, yet or ever.
         """
-        texts = [(part, part.content) for part in parts if isinstance(part.content, Text)]
-        others = [part for part in parts if not isinstance(part.content, Text)]
+        numbered = list(enumerate(parts))
+        texts = [(at, part, part.content) for at, part in numbered if isinstance(part.content, Text)]
+        others = [(at, part) for at, part in numbered if not isinstance(part.content, Text)]
         made = await together(
             [
                 self._texts(texts, collection),
-                *(self._other(part, collection, consistency, with_segments) for part in others),
+                *(self._other(at, part, collection, consistency, with_segments) for at, part in others),
             ]
         )
-        by_index = {index: vectors for group in made for index, vectors, _ in group}
+        by_place = {at: vectors for group in made for at, vectors, _ in group}
         degraded = [note for group in made for _, _, note in group if note]
-        return Embedded(tuple(by_index[part.index] for part in parts), tuple(degraded))
+        return Embedded(tuple(by_place[at] for at in range(len(parts))), tuple(degraded))
 
-    async def _texts(self, texts: Sequence[tuple[QueryPart, Text]], collection: CollectionRecord) -> list[_Made]:
+    async def _texts(self, texts: Sequence[tuple[int, QueryPart, Text]], collection: CollectionRecord) -> list[_Made]:
         if not texts:
             return []
-        first = texts[0][1].field
+        first = texts[0][2].field
         if not collection.has_text:
             raise FailedPrecondition(
                 f"the collection's model {collection.model} has no text tower; search by image, region or vector",
                 field=first,
                 reason="NO_TEXT_TOWER",
             )
-        fields = {f"texts[{i}]": text.field for i, (_, text) in enumerate(texts)}
+        fields = {f"texts[{i}]": text.field for i, (_, _, text) in enumerate(texts)}
         try:
             rows = await self._embedder.embed_texts(
-                [text.text for _, text in texts], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
+                [text.text for _, _, text in texts], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
             )
         except InvalidArgument as exc:
             raise _renamed(exc, fields.get(exc.field, first)) from exc
-        return [
-            (part.index, PartVectors.single(part.weight, row), "") for (part, _), row in zip(texts, rows, strict=True)
-        ]
+        return [(at, PartVectors.single(part.weight, row), "") for (at, part, _), row in zip(texts, rows, strict=True)]
 
     async def _other(
-        self, part: QueryPart, collection: CollectionRecord, consistency: Consistency, with_segments: bool
+        self, at: int, part: QueryPart, collection: CollectionRecord, consistency: Consistency, with_segments: bool
     ) -> list[_Made]:
         note = ""
         match part.content:
@@ -154,7 +153,7 @@ class PartEmbedder:
                 made = PartVectors.picture(part.weight, vector, segments)
             case Text():
                 raise Internal("texts are embedded together")
-        return [(part.index, made, note)]
+        return [(at, made, note)]
 
     async def _stored(
         self, stored: Stored, collection: CollectionRecord, consistency: Consistency, with_segments: bool

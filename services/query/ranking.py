@@ -14,13 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.domain import Vector
+from services.query.position import Layout, Wishes
 
-__all__ = ["Candidates", "Fusion", "Match", "PartScore", "PartVectors", "Scores", "calibrate", "interleave", "salience"]
+__all__ = [
+    "NO_WISHES",
+    "Candidates",
+    "Fusion",
+    "Match",
+    "PartScore",
+    "PartVectors",
+    "Scores",
+    "calibrate",
+    "interleave",
+    "salience",
+]
 
 # How many of a query picture's own segments, those that count most, show their match.
 _SHOWN_SEGMENTS = 3
 # Exponent of the power mean of whole and segment fit: 1 would be the mean, infinity the greater one.
 _SHARPNESS = 32
+
+NO_WISHES = Wishes((), (), (), 0.0)
+"""Of a query that does not care where things are."""
 # Sums of the same numbers in another order differ behind this place; such scores are ties.
 _SCORE_DECIMALS = 6
 
@@ -67,6 +82,7 @@ class Candidates:
         segments: Unit-length rows, shape [m, d]; the segments of one image are neighbours, in the order of `ids`.
         owners: Index into `ids` for each of `segments`, ascending, shape [m].
         counts: What each of `segments` counts among those of its image, > 0, shape [m].
+        boxes: x0, y0, x1, y1 of each of `segments` as shares of its picture's sides, shape [m, 4].
     """
 
     ids: tuple[str, ...]
@@ -74,6 +90,7 @@ class Candidates:
     segments: Vector
     owners: NDArray[np.intp]
     counts: NDArray[np.float64]
+    boxes: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +103,9 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class PartScore:
-    """How one kind of comparison with one part went into a score."""
+    """How one kind of comparison went into a score; `part` None: of the whole query."""
 
-    part: int
+    part: int | None
     kind: str
     raw: float
     calibrated: float
@@ -139,8 +156,10 @@ class Scores:
     alone; where only segments count it is no result.
     """
 
-    def __init__(self, parts: Sequence[PartVectors], candidates: Candidates, fusion: Fusion) -> None:
-        """Compare every part with every candidate."""
+    def __init__(
+        self, parts: Sequence[PartVectors], candidates: Candidates, fusion: Fusion, wishes: Wishes = NO_WISHES
+    ) -> None:
+        """Compare every part with every candidate, and where they stand with what is wished."""
         self._parts = parts
         self._candidates = candidates
         n = len(candidates.ids)
@@ -160,6 +179,11 @@ class Scores:
         self._whole_share = whole_weight / total
         self._segment_share = segment_weight / total
         self.scores = self._fuse()
+        self._wished = wishes.weight if wishes.any else 0.0
+        self._positions = np.zeros(n)
+        if self._wished:
+            self._positions = self._position_agreement(wishes)
+            self.scores = np.round((1 - self._wished) * self.scores + self._wished * self._positions, _SCORE_DECIMALS)
 
     def order(self, min_score: float = 0.0) -> list[int]:
         """Indices of candidates with at least `min_score`, best first; ties by id."""
@@ -171,7 +195,8 @@ class Scores:
         """How the candidate's score came about.
 
         The rows of one part, with weights w and calibrated values c, make its fit (sum of w * c^32 / sum of w)^(1/32).
-        The score is the mean of the parts' fits, 1 - fit for negative weights, weighted by the weights' sizes.
+        The score is the mean of the parts' fits, 1 - fit for negative weights, weighted by the weights' sizes. Where
+        positions are wished for, theirs is a row without a part, with its share of the whole score as weight.
         """
         rows = []
         for index, part in enumerate(self._parts):
@@ -183,6 +208,9 @@ class Scores:
                     value = raw[index, candidate]
                     calibrated = calibrate(np.atleast_1d(value)).item()
                     rows.append(PartScore(index, kind, float(value), calibrated, part.weight * share[candidate]))
+        if self._wished:
+            agreement = float(self._positions[candidate])
+            rows.append(PartScore(None, "position", agreement, agreement, self._wished))
         return rows
 
     def matches(self, candidate: int) -> list[Match]:
@@ -218,6 +246,19 @@ class Scores:
             known = np.add.reduceat(cosines.max(axis=1) * counts, starts) / np.add.reduceat(counts, starts)
             found = (found + known) / 2
         agreement[self._has_segments] = found
+        return agreement
+
+    def _position_agreement(self, wishes: Wishes) -> NDArray[np.float64]:
+        """How well each candidate stands as wished, in [0, 1], shape [n]."""
+        agreement = np.zeros(len(self._candidates.ids))
+        if not len(self._candidates.segments):
+            return agreement
+        cosines = np.stack([_cosines(self._candidates.segments, part.vector) for part in self._parts])
+        best = cosines.max(axis=1)
+        bounds = [*self._starts, len(self._candidates.segments)]
+        for at in np.flatnonzero(self._has_segments):
+            own = slice(bounds[at], bounds[at + 1])
+            agreement[at] = Layout(self._candidates.boxes[own], cosines[:, own], best).agreement(wishes)
         return agreement
 
     def _fuse(self) -> NDArray[np.float64]:

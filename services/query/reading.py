@@ -9,6 +9,7 @@ from services.query.domain import (
     Picture,
     QueryPart,
     Region,
+    Relation,
     Stored,
     StoredSegment,
     Text,
@@ -19,8 +20,8 @@ __all__ = ["reading"]
 _SHOWN_CHARACTERS: Final = 80
 
 
-def reading(parts: tuple[QueryPart, ...]) -> str:
-    """Such as `text "an owl" + 0.5 x image "a1" - text "a dog"`."""
+def reading(parts: tuple[QueryPart, ...], relations: tuple[Relation, ...] = ()) -> str:
+    """Such as `text "an owl" at the left + 0.5 x image "a1" - text "a dog" (1 above 2)`."""
     words: list[str] = []
     for part in parts:
         if words:
@@ -28,8 +29,17 @@ def reading(parts: tuple[QueryPart, ...]) -> str:
         elif part.weight < 0:
             words.append("-")
         size = abs(part.weight)
-        words.append(_content(part.content) if size == 1 else f"{size:g} x {_content(part.content)}")
+        what = f"{_content(part.content)}{_wish(part)}"
+        words.append(what if size == 1 else f"{size:g} x {what}")
+    words += [f"({relation.first + 1} {relation.kind.value} {relation.second + 1})" for relation in relations]
     return " ".join(words)
+
+
+def _wish(part: QueryPart) -> str:
+    words = ""
+    if part.placement is not None:
+        words += " in a box" if part.placement.box else f" at the {part.placement.place.value}"
+    return f"{words}, {part.count} of it" if part.count else words
 
 
 def _content(content: Content) -> str:

@@ -1,6 +1,7 @@
 """Reads and checks a SearchRequest: every error names the field at fault and what would be right."""
 
 import math
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
@@ -20,14 +21,19 @@ from services.query.domain import (
     Mode,
     OwnVector,
     Picture,
+    Place,
+    Placement,
     QueryPart,
     Region,
+    Relation,
+    RelationKind,
     SearchQuery,
     Stored,
     StoredSegment,
     Text,
     Upload,
 )
+from services.query.grammar import read_text
 from services.query.paging import MAX_DEPTH, read_token
 
 __all__ = ["read_search", "read_top"]
@@ -40,12 +46,30 @@ MAX_NPROBE: Final = 65_536
 DEFAULT_TOP_K: Final = 10
 DEFAULT_WHOLE: Final = 0.4
 DEFAULT_SEGMENT: Final = 0.6
+DEFAULT_POSITION: Final = 0.3
+MAX_COUNT: Final = 64
+MAX_RELATIONS: Final = 16
 
 _MODES: Final = {
     pb.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
     pb.SEARCH_MODE_WHOLE: Mode.WHOLE,
     pb.SEARCH_MODE_SEGMENT: Mode.SEGMENT,
     pb.SEARCH_MODE_HYBRID: Mode.HYBRID,
+}
+_PLACES: Final = {
+    pb.Placement.PLACE_LEFT: Place.LEFT,
+    pb.Placement.PLACE_RIGHT: Place.RIGHT,
+    pb.Placement.PLACE_TOP: Place.TOP,
+    pb.Placement.PLACE_BOTTOM: Place.BOTTOM,
+    pb.Placement.PLACE_CENTER: Place.CENTER,
+}
+_RELATIONS: Final = {
+    pb.Relation.KIND_LEFT_OF: RelationKind.LEFT_OF,
+    pb.Relation.KIND_RIGHT_OF: RelationKind.RIGHT_OF,
+    pb.Relation.KIND_ABOVE: RelationKind.ABOVE,
+    pb.Relation.KIND_BELOW: RelationKind.BELOW,
+    pb.Relation.KIND_NEAR: RelationKind.NEAR,
+    pb.Relation.KIND_INSIDE: RelationKind.INSIDE,
 }
 _CONSISTENCIES: Final = {
     pb.CONSISTENCY_UNSPECIFIED: Consistency.BOUNDED,
@@ -77,11 +101,16 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
     if message.consistency not in _CONSISTENCIES:
         raise InvalidArgument("is none of EVENTUAL, BOUNDED and STRONG", field="consistency")
     parts = _read_parts(message, limits)
+    relations = _read_relations(message, parts)
+    _refuse_positions_without_segments(parts, relations, segment_weight)
+    if not message.literal_text and segment_weight > 0:
+        parts, relations = _read_texts(parts, relations)
     digest = _digest(message)
     shown = read_token(digest, message.page_token)
     return SearchQuery(
         collection=collection,
         parts=parts,
+        relations=relations,
         mode=mode,
         whole_weight=whole_weight,
         segment_weight=segment_weight,
@@ -89,6 +118,7 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         segment_where=segment_where,
         top_k=max(1, min(top_k, MAX_DEPTH - len(shown))),
         shown=shown,
+        position_weight=_read_position_weight(message),
         min_score=message.min_score,
         params=SearchParams(
             nprobe=message.nprobe, exact=message.exact, consistency=_CONSISTENCIES[message.consistency]
@@ -108,17 +138,12 @@ def read_top(value: int, field: str, *, default: int, most: int) -> int:
 
 def _refuse_later(message: pb.SearchRequest) -> None:
     """InvalidArgument for the first field that only later versions read."""
-    weights = message.weights
     later = [
-        ("relations", bool(message.relations)),
         ("fold_duplicates", message.fold_duplicates),
         ("diversity", message.diversity != 0),
         ("mode", message.mode == pb.SEARCH_MODE_TAGS),
-        ("weights.tag", weights.HasField("tag")),
-        ("weights.position", weights.HasField("position")),
+        ("weights.tag", message.weights.HasField("tag")),
     ]
-    for i, part in enumerate(message.parts):
-        later += [(f"parts[{i}].placement", part.HasField("placement")), (f"parts[{i}].count", part.count > 0)]
     for field, present in later:
         if present:
             what = "mode TAGS is" if field == "mode" else "is"
@@ -175,7 +200,86 @@ def _read_part(index: int, part: pb.Part, limits: ImageLimits) -> QueryPart:
     weight = part.weight if part.HasField("weight") else 1.0
     if not math.isfinite(weight):
         raise InvalidArgument(f"needs a finite number, not {weight:g}", field=f"{field}.weight")
-    return QueryPart(index, _read_content(part, field, limits), weight)
+    if part.count > MAX_COUNT:
+        raise InvalidArgument(f"is at most {MAX_COUNT}; 0 is any number", field=f"{field}.count")
+    placement = _read_placement(part.placement, f"{field}.placement") if part.HasField("placement") else None
+    for name, present in (("placement", placement is not None), ("count", part.count > 0)):
+        if present and weight <= 0:
+            raise InvalidArgument(
+                "goes with a positive weight only: what is unwanted has no place", field=f"{field}.{name}"
+            )
+    return QueryPart(index, _read_content(part, field, limits), weight, placement, part.count)
+
+
+def _read_placement(placement: pb.Placement, field: str) -> Placement:
+    kind = placement.WhichOneof("where")
+    if kind == "box":
+        return Placement(box=box_from_message(placement.box, f"{field}.box"))
+    if kind is None or placement.place not in _PLACES:
+        raise InvalidArgument("needs a place (LEFT, RIGHT, TOP, BOTTOM or CENTER) or a box", field=field)
+    return Placement(_PLACES[placement.place])
+
+
+def _read_relations(message: pb.SearchRequest, parts: tuple[QueryPart, ...]) -> tuple[Relation, ...]:
+    if len(message.relations) > MAX_RELATIONS:
+        raise InvalidArgument(f"holds at most {MAX_RELATIONS}, not {len(message.relations)}", field="relations")
+    relations = []
+    for i, relation in enumerate(message.relations):
+        field = f"relations[{i}]"
+        if relation.kind not in _RELATIONS:
+            raise InvalidArgument("is none of LEFT_OF, RIGHT_OF, ABOVE, BELOW, NEAR and INSIDE", field=f"{field}.kind")
+        for name, index in (("first", relation.first), ("second", relation.second)):
+            if index >= len(parts):
+                raise InvalidArgument(f"is no index of a part; there are {len(parts)}", field=f"{field}.{name}")
+            if parts[index].weight <= 0:
+                raise InvalidArgument("names a part without a positive weight", field=f"{field}.{name}")
+        if relation.first == relation.second:
+            raise InvalidArgument("names the part itself; a relation is between two", field=f"{field}.second")
+        relations.append(Relation(relation.first, _RELATIONS[relation.kind], relation.second))
+    return tuple(relations)
+
+
+def _refuse_positions_without_segments(
+    parts: tuple[QueryPart, ...], relations: tuple[Relation, ...], segment_weight: float
+) -> None:
+    """Places, relations and counts are those of segments."""
+    if segment_weight > 0:
+        return
+    asked = [(f"parts[{part.index}].placement", part.placement is not None) for part in parts]
+    asked += [(f"parts[{part.index}].count", part.count > 0) for part in parts] + [("relations", bool(relations))]
+    for field, present in asked:
+        if present:
+            raise InvalidArgument("needs segments: mode SEGMENT or HYBRID, with a segment weight", field=field)
+
+
+def _read_texts(
+    parts: tuple[QueryPart, ...], relations: tuple[Relation, ...]
+) -> tuple[tuple[QueryPart, ...], tuple[Relation, ...]]:
+    """What texts say of place, relation and count, for those where the request says nothing of it itself."""
+    related = {index for relation in relations for index in (relation.first, relation.second)}
+    read, extra, more = list(parts), list[QueryPart](), list(relations)
+    for at, part in enumerate(parts):
+        if not isinstance(part.content, Text) or part.weight <= 0 or part.placement or part.count or at in related:
+            continue
+        field, sentence = part.content.field, read_text(part.content.text)
+        first = sentence.first
+        placement = Placement(first.place) if first.place else None
+        read[at] = replace(part, content=Text(field, first.text), placement=placement, count=first.count)
+        if sentence.second is not None and sentence.relation is not None:
+            more.append(Relation(at, sentence.relation, len(parts) + len(extra)))
+            second = Text(field, sentence.second.text)
+            extra.append(replace(part, content=second, count=sentence.second.count))
+    return (*read, *extra), tuple(more)
+
+
+def _read_position_weight(message: pb.SearchRequest) -> float:
+    if not message.weights.HasField("position"):
+        return DEFAULT_POSITION
+    weight = message.weights.position
+    # Written so that NaN fails too.
+    if not 0 <= weight <= 1:
+        raise InvalidArgument(f"needs a number in [0, 1], not {weight:g}", field="weights.position")
+    return weight
 
 
 def _read_content(part: pb.Part, field: str, limits: ImageLimits) -> Content:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Final
@@ -21,7 +21,8 @@ from services.query.concurrency import both
 from services.query.domain import Mode, SearchQuery
 from services.query.embedding import Embedded, PartEmbedder
 from services.query.paging import MAX_DEPTH, image_digest, write_token
-from services.query.ranking import Fusion, Scores
+from services.query.position import Wishes
+from services.query.ranking import Fusion, PartScore, Scores
 from services.query.reading import reading
 from services.query.results import FoundImage, Ranked, ResultReader
 
@@ -118,7 +119,7 @@ class Search:
         collection = await self._collections.get(query.collection)
         generation = Generation.of(collection)
         plan = Plan(
-            reading(query.parts),
+            reading(query.parts, query.relations),
             exact=query.params.exact,
             nprobe=self._vectors.nprobe(generation, query.params),
             trace_id=trace_id(),
@@ -183,7 +184,14 @@ class _Ranking:
     def __init__(self, query: SearchQuery, embedded: Embedded, gathered: Gathered) -> None:
         self._query = query
         self._gathered = gathered
-        self._scores = Scores(embedded.parts, gathered.candidates, Fusion(query.whole_weight, query.segment_weight))
+        wishes = Wishes(
+            tuple(part.placement for part in query.parts),
+            tuple(part.count for part in query.parts),
+            query.relations,
+            query.position_weight,
+        )
+        fusion = Fusion(query.whole_weight, query.segment_weight)
+        self._scores = Scores(embedded.parts, gathered.candidates, fusion, wishes)
         ids, named = gathered.candidates.ids, query.named_images
         self.order = [
             index
@@ -197,11 +205,16 @@ class _Ranking:
             id=self._gathered.candidates.ids[index],
             score=float(self._scores.scores[index]),
             matches=tuple(
-                (match.part, self._gathered.segments[match.row], match.similarity)
+                (self._query.parts[match.part].index, self._gathered.segments[match.row], match.similarity)
                 for match in self._scores.matches(index)
             ),
-            score_parts=tuple(self._scores.explain(index)) if self._query.explain else (),
+            score_parts=tuple(self._explained(index)) if self._query.explain else (),
         )
+
+    def _explained(self, index: int) -> Iterator[PartScore]:
+        """How a score came about, by the request's own parts."""
+        for row in self._scores.explain(index):
+            yield row if row.part is None else replace(row, part=self._query.parts[row.part].index)
 
 
 def _next_token(query: SearchQuery, results: list[FoundImage]) -> str:

@@ -35,6 +35,9 @@ def test_a_report_of_a_few_scenes(stack: Stack, tmp_path: Path, options: tuple[s
         assert 0 < report[f"text_to_image.{mode}.recall_at_10"] <= 1
         assert 0 < report[f"image_to_image.{mode}.recall_at_10"] <= 1
     assert report["segmentation.iou"] > 0.5
+    if not options:
+        assert report["relations.queries"] == 4
+        assert report["relations.accuracy_at_1"] > report["relations.plain_text.accuracy_at_1"]
     assert 0 < report["tags.recall"] <= 1
     with stack.client() as client:
         assert "evaluation" not in {collection.name for collection in client.list_collections()}

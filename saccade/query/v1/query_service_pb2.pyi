@@ -225,7 +225,7 @@ class Part(_message.Message):
     weight: _builtins.float
     """How much it counts, finite; unset: 1. Negative: away from it."""
     count: _builtins.int
-    """How many of it there should be; 0: any number. Others are not offered yet: INVALID_ARGUMENT."""
+    """How many of it there should be, at most 64; 0: any number. Needs segments and a positive weight."""
     @_builtins.property
     def region(self) -> Global___Region:
         """A region of a picture."""
@@ -236,7 +236,7 @@ class Part(_message.Message):
 
     @_builtins.property
     def placement(self) -> Global___Placement:
-        """Where it should be. Not offered yet: INVALID_ARGUMENT."""
+        """Where it should be; needs segments and a positive weight."""
 
     def __init__(
         self,
@@ -352,7 +352,7 @@ class Weights(_message.Message):
     tag: _builtins.float
     """Tag agreement. Not offered yet: INVALID_ARGUMENT."""
     position: _builtins.float
-    """Place and relation agreement. Not offered yet: INVALID_ARGUMENT."""
+    """What place, relation and count weigh where they are asked for, in [0, 1]; default 0.3."""
     def __init__(
         self,
         *,
@@ -410,8 +410,9 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """The collection."""
     literal_text: _builtins.bool
-    """True: text parts are taken as written; false: place, relation and count are read from them. Not offered yet: texts
-    are taken as written either way.
+    """True: text parts are taken as written; false: place, relation and count are read from them ("two owls on the left",
+    "an owl above a ball"), for parts of positive weight of which the request says no such thing itself, and where
+    segments count. The plan says how a text was read.
     """
     mode: Global___SearchMode.ValueType
     """Which vectors answer."""
@@ -443,7 +444,7 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
-        """How the parts should lie to each other. Not offered yet: INVALID_ARGUMENT."""
+        """How the parts should lie to each other, at most 16; needs segments."""
 
     @_builtins.property
     def filter(self) -> _types_pb2.Filter:
@@ -494,9 +495,9 @@ class ScorePart(_message.Message):
     CALIBRATED_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     part: _builtins.int
-    """Index of the query's part; unset for scores of the whole query."""
+    """Index of the query's part; unset for scores of the whole query, such as position."""
     kind: _builtins.str
-    """What was compared: whole or segment."""
+    """What was compared: whole, segment or position."""
     raw: _builtins.float
     """The comparison's own value, such as a cosine."""
     calibrated: _builtins.float

@@ -34,6 +34,7 @@ def candidates(images: Sequence[tuple[str, Vector, Sequence[Vector]]], *, whole:
         segments=np.stack(rows) if rows else empty,
         owners=np.array(owners, dtype=np.intp),
         counts=np.linspace(0.2, 1, len(rows)),
+        boxes=np.tile([0.0, 0.0, 1.0, 1.0], (len(rows), 1)),
     )
 
 

@@ -17,8 +17,12 @@ from services.query.domain import (
     Address,
     Mode,
     OwnVector,
+    Place,
+    Placement,
     QueryPart,
     Region,
+    Relation,
+    RelationKind,
     SearchQuery,
     Stored,
     StoredSegment,
@@ -55,6 +59,14 @@ def region(**fields: object) -> pb.SearchRequest:
 
 def own(*values: float, shape: tuple[int, ...] | None = None) -> pb.SearchRequest:
     return request(pb.Part(vector=to_tensor(np.array(values, dtype=np.float32).reshape(shape or (-1,)))))
+
+
+LEFT = pb.Placement(place=pb.Placement.PLACE_LEFT)
+TWO = (pb.Part(text="x"), pb.Part(text="y"))
+
+
+def above(first: int, second: int) -> pb.Relation:
+    return pb.Relation(first=first, kind=pb.Relation.KIND_ABOVE, second=second)
 
 
 BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
@@ -122,17 +134,51 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
     "weights.segment NaN": (request(weights=pb.Weights(segment=math.nan)), "weights.segment", "finite"),
     "weights both 0": (request(weights=pb.Weights(whole=0, segment=0)), "weights", "both be 0"),
     "weights.tag": (request(weights=pb.Weights(tag=0.1)), "weights.tag", "not offered"),
-    "weights.position": (request(weights=pb.Weights(position=0.1)), "weights.position", "not offered"),
-    "relations": (request(relations=[pb.Relation()]), "relations", "not offered"),
+    "weights.position": (request(weights=pb.Weights(position=1.1)), "weights.position", "[0, 1]"),
+    "weights.position NaN": (request(weights=pb.Weights(position=math.nan)), "weights.position", "[0, 1]"),
+    "relation without a kind": (request(*TWO, relations=[pb.Relation(second=1)]), "relations[0].kind", "LEFT_OF"),
+    "relation to no part": (request(*TWO, relations=[above(0, 2)]), "relations[0].second", "there are 2"),
+    "relation to itself": (request(*TWO, relations=[above(1, 1)]), "relations[0].second", "itself"),
+    "relation to what is unwanted": (
+        request(pb.Part(text="x"), pb.Part(text="y", weight=-1), relations=[above(0, 1)]),
+        "relations[0].second",
+        "positive",
+    ),
+    "17 relations": (request(*TWO, relations=[above(0, 1)] * 17), "relations", "16"),
+    "relation of whole images": (
+        request(*TWO, relations=[above(0, 1)], mode=pb.SEARCH_MODE_WHOLE),
+        "relations",
+        "segments",
+    ),
     "fold_duplicates": (request(fold_duplicates=True), "fold_duplicates", "not offered"),
     "diversity": (request(diversity=0.5), "diversity", "not offered"),
     "diversity NaN": (request(diversity=math.nan), "diversity", "not offered"),
-    "placement": (
+    "placement nowhere": (
         request(pb.Part(text="x"), pb.Part(text="x", placement=pb.Placement())),
         "parts[1].placement",
-        "not offered",
+        "LEFT",
     ),
-    "count": (request(pb.Part(text="x", count=2)), "parts[0].count", "not offered"),
+    "placement in no box": (
+        request(pb.Part(text="x", placement=pb.Placement(box=types_pb2.BoundingBox(x0=1)))),
+        "parts[0].placement.box",
+        "x0",
+    ),
+    "placement of what is unwanted": (
+        request(pb.Part(text="x"), pb.Part(text="y", weight=-1, placement=LEFT)),
+        "parts[1].placement",
+        "positive",
+    ),
+    "placement in whole images": (
+        request(pb.Part(text="x", placement=LEFT), mode=pb.SEARCH_MODE_WHOLE),
+        "parts[0].placement",
+        "segments",
+    ),
+    "65 of them": (request(pb.Part(text="x", count=65)), "parts[0].count", "64"),
+    "count without segments": (
+        request(pb.Part(text="x", count=2), weights=pb.Weights(segment=0)),
+        "parts[0].count",
+        "segments",
+    ),
     "filter without a kind": (request(filter=types_pb2.Filter(all=types_pb2.Filter.All())), "filter.all.filters", ""),
     "segment area outside segment search": (
         request(
@@ -148,6 +194,40 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
         "segment",
     ),
 }
+
+
+def wishes(message: pb.SearchRequest) -> tuple[list[tuple[str, Placement | None, int]], tuple[Relation, ...]]:
+    """Of a query of texts: words, place and count of each part, and the relations."""
+    query = read(message)
+    texts = [part.content.text for part in query.parts if isinstance(part.content, Text)]
+    return [(text, part.placement, part.count) for text, part in zip(texts, query.parts, strict=True)], query.relations
+
+
+def test_texts_are_read() -> None:
+    at_the_left = Placement(Place.LEFT)
+    assert wishes(request(pb.Part(text="two owls on the left"))) == ([("an owl", at_the_left, 2)], ())
+    parts, relations = wishes(request(pb.Part(text="a bus"), pb.Part(text="an owl above two dogs")))
+    assert parts == [("a bus", None, 0), ("an owl", None, 0), ("a dog", None, 2)]
+    assert relations == (Relation(1, RelationKind.ABOVE, 2),)
+    assert [part.index for part in read(request(pb.Part(text="an owl above a dog"))).parts] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        request(pb.Part(text="an owl above a dog"), literal_text=True),
+        request(pb.Part(text="an owl above a dog"), mode=pb.SEARCH_MODE_WHOLE),
+        request(pb.Part(text="x"), pb.Part(text="an owl above a dog", weight=-1)),
+        request(pb.Part(text="an owl above a dog", placement=LEFT)),
+        request(pb.Part(text="an owl above a dog", count=2)),
+        request(pb.Part(text="an owl above a dog"), pb.Part(text="x"), relations=[above(0, 1)]),
+    ],
+)
+def test_texts_are_taken_as_written(message: pb.SearchRequest) -> None:
+    parts, relations = wishes(message)
+    assert "an owl above a dog" in [text for text, _, _ in parts]
+    assert len(parts) == len(message.parts)
+    assert len(relations) == len(message.relations)
 
 
 @pytest.mark.parametrize(("message", "field", "words"), BAD.values(), ids=BAD.keys())
