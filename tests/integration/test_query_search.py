@@ -52,7 +52,7 @@ def test_words_find_a_small_thing_by_its_segment(query: QueryServiceStub) -> Non
 
 
 def test_results_are_complete(query: QueryServiceStub) -> None:
-    response = search(query, text("red"), text("green", -0.5), top_k=3, explain=True, include_masks=True)
+    response = search(query, text("red"), text("green", -0.5), top_k=13, explain=True, include_masks=True)
     first = next(result for result in response.results if result.image.id == "red-blue")
     assert first.image.collection == "toys"
     assert (first.image.width, first.image.height) == (64, 64)
