@@ -120,11 +120,14 @@ def _word_cases(labels: Sequence[Label]) -> list[Case]:
     both = {label.id for label in labels if set(scene.names) <= set(label.names)}
     name = _shared_object(labels)[1].name
     holders = {label.id for label in labels if name in label.names}
+    apart, left, right = _side_by_side(labels)
+    related = f"{left.name} to the left of {right.name}"
     hybrid: Mode = "hybrid"
     return [
         Case("text, hybrid", lambda search: _among(search(_search(text=scene.caption, mode=hybrid)), both, 1)),
         Case("text, whole", lambda search: _among(search(_search(text=scene.caption, mode="whole")), both, 1)),
         Case("text, segment", lambda search: _matched(search(_search(text=name, mode="segment")), holders)),
+        Case("text with a relation", lambda search: _first(search(_search(text=related)), apart.id)),
     ]
 
 
@@ -194,6 +197,22 @@ def _shared_object(labels: Sequence[Label]) -> tuple[Label, LabelledObject]:
     counts = Counter(name for label in labels for name in label.names)
     things = [(label, thing) for label in labels for thing in label.objects if counts[thing.name] > 1]
     return max(things, key=lambda pair: min(pair[1].area_fraction, 0.1) + 0.01 * counts[pair[1].name])
+
+
+def _side_by_side(labels: Sequence[Label]) -> tuple[Label, LabelledObject, LabelledObject]:
+    """Two objects of a scene that stand farthest apart sideways, the left one first."""
+
+    def middle(thing: LabelledObject) -> float:
+        return (thing.box[0] + thing.box[2]) / 2
+
+    pairs = [
+        (label, left, right)
+        for label in labels
+        for left in label.objects
+        for right in label.objects
+        if left is not right
+    ]
+    return max(pairs, key=lambda pair: middle(pair[2]) - middle(pair[1]))
 
 
 def _inside(thing: LabelledObject) -> Point:

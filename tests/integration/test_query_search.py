@@ -364,3 +364,32 @@ def test_what_is_wrong_is_named(
     query: QueryServiceStub, fields: dict[str, Any], parts: list[pb.Part], expected: tuple[grpc.StatusCode, str, str]
 ) -> None:
     assert refused(query, *parts, **fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("red in the middle", "red-middle"),
+        ("blue in the middle", {"blue-middle", "yellow-blue"}),
+        ("red to the left of blue", "red-blue"),
+        ("blue to the right of green", "green-blue"),
+    ],
+)
+def test_words_say_where_things_are(query: QueryServiceStub, words: str, found: str | set[str]) -> None:
+    response = search(query, text(words), mode=SEGMENT, explain=True)
+    assert ids(response)[0] in ({found} if isinstance(found, str) else found)
+    position = next(score for score in response.results[0].score_parts if not score.HasField("part"))
+    assert position.kind == "position"
+    assert position.calibrated > 0.5
+    assert response.plan.reading != f'text "{words}"'
+    literal = search(query, text(words), mode=SEGMENT, literal_text=True)
+    assert literal.plan.reading == f'text "{words}"'
+
+
+def test_the_other_way_round_fits_less(query: QueryServiceStub) -> None:
+    found = {}
+    for kind in (pb.Relation.KIND_LEFT_OF, pb.Relation.KIND_RIGHT_OF):
+        relation = pb.Relation(first=0, kind=kind, second=1)
+        response = search(query, text("red"), text("blue"), mode=SEGMENT, relations=[relation])
+        found[kind] = scores(response)["red-blue"]
+    assert found[pb.Relation.KIND_LEFT_OF] > found[pb.Relation.KIND_RIGHT_OF] + 0.2
