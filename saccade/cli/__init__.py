@@ -11,7 +11,7 @@ import grpc
 
 from saccade.cli import ingesting, managing, searching  # noqa: F401 - each adds its commands
 from saccade.cli.app import app
-from saccade.cli.output import complain
+from saccade.cli.output import complain, explain
 from saccade.errors import ApiError
 
 __all__ = ["main"]
@@ -24,8 +24,8 @@ def main() -> None:
     try:
         app()
     except ApiError as exc:
-        complain(str(exc))
+        complain(explain(exc))
         sys.exit(4 if exc.code in _PASSING else 3)
     except (ValueError, OSError) as exc:
-        complain(str(exc))
+        complain(explain(exc))
         sys.exit(2)

@@ -48,7 +48,10 @@ def ingest(
     vocabulary: Annotated[str, typer.Option(help="Vocabulary of a collection that is made.")] = "",
     tags: Annotated[str, typer.Option(help="Tags for every image, with commas between them.")] = "",
     labels: Annotated[
-        Path | None, typer.Option(help="Labels: titles, ids and metadata for the files that they name.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Labels: titles, ids and metadata for the files that they name."
+        ),
     ] = None,
     wait: Annotated[str, typer.Option(help="How far to wait: durable, searchable or segmented.")] = "searchable",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Most images under way at a time.")] = 16,
@@ -156,7 +159,10 @@ class _Run:
             write_json({"result": "summary", "total": total, **self._counts, "unfinished": open_, "seconds": seconds})
             return
         already = self._counts["skipped"] + self._counts["existed"]
-        note(f"{self._counts['stored']} stored, {already} there already, {self._counts['failed']} failed, {seconds} s")
+        # A stored image's segments are made in the background, unless the run has waited for them.
+        more = "; segments follow" if self._counts["stored"] and self._wait != "segmented" else ""
+        counts = f"{self._counts['stored']} stored, {already} there already, {self._counts['failed']} failed"
+        note(f"{counts}, {seconds} s{more}")
         if self.failures:
             rows = [[source, error.reason, error.message] for source, error in self.failures[:_FAILURES_SHOWN]]
             show_table(["failed", "reason", "why"], rows, empty="")

@@ -15,9 +15,20 @@ from saccade.cli.app import (
     client_of,
     combined_filter,
 )
-from saccade.cli.output import note, parse_json, show_table, state_of, time_of, to_dict, write_json
+from saccade.cli.output import (
+    START_HINT,
+    note,
+    parse_json,
+    show_table,
+    state_of,
+    time_of,
+    to_dict,
+    unanswered,
+    write_json,
+)
 from saccade.client import SERVICES
 from saccade.common.v1 import types_pb2
+from saccade.errors import ApiError
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 
 __all__: list[str] = []
@@ -31,16 +42,23 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     report: dict[str, Any] = {service: error.message if error else "ready" for service, error in errors.items()}
     if not errors["embedder"]:
         report["model"] = to_dict(client.get_model())
-    stored = [] if errors["ingest"] else list(client.list_collections())
+    stored = None if errors["ingest"] else list(client.list_collections())
     if as_json:
-        write_json(report | {"collections": [to_dict(collection) for collection in stored]})
+        listed = None if stored is None else [to_dict(collection) for collection in stored]
+        write_json(report | {"collections": listed})
     else:
-        show_table(["service", "state"], [[service, report[service]] for service in SERVICES], empty="")
+        states = [[service, _state(errors[service])] for service in SERVICES]
+        show_table(["service", "state"], states, empty="")
         if "model" in report:
             model = report["model"]
             segmenter = model["segmenter"] or "none"
             note(f"model {model['model']} on {model['device']} in {model['precision']}; segmenter {segmenter}")
-        _show_collections(stored)
+        if stored is None:
+            note("collections: unknown, because ingest could not be asked")
+        else:
+            _show_collections(stored)
+        if any(error and unanswered(error) for error in errors.values()):
+            note(START_HINT)
     if any(errors.values()):
         raise typer.Exit(1)
 
@@ -142,12 +160,17 @@ def update(
     image_id: Annotated[str, typer.Argument(metavar="ID")],
     title: Annotated[str | None, typer.Option(help="New title.")] = None,
     metadata: Annotated[str | None, typer.Option(help="New metadata, a JSON object.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="New tags of a person's; may be repeated.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", help="A tag, in place of all that people gave; may be repeated.")
+    ] = None,
     no_tags: Annotated[bool, typer.Option("--no-tags", help="Remove a person's tags.")] = False,
     etag: Annotated[str, typer.Option(help="Only if the image still has this etag.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Change an image's title, metadata or tags."""
+    """Change an image's title, metadata or tags.
+
+    What is given replaces what was there: to add a tag, give the others again. Tags from the model stay.
+    """
     image = client_of(context).update_image(
         collection,
         image_id,
@@ -175,7 +198,7 @@ def delete(
     """Remove images, or with --all the whole collection."""
     if bool(image_ids) == whole:
         raise typer.BadParameter("needs either ids of images, or --all for the whole collection", ctx=context)
-    what = f"the collection {collection} with all its images" if whole else f"{len(image_ids or [])} images"
+    what = f"the collection {collection} with all its images" if whole else _counted(image_ids or [])
     if not yes:
         typer.confirm(f"Remove {what}?", abort=True, err=True)
     client = client_of(context)
@@ -214,6 +237,17 @@ def vocabulary(
         write_json(to_dict(kept))
     else:
         show_table(["word", "category"], [[entry.name, entry.category] for entry in kept.entries], empty="no words")
+
+
+def _counted(image_ids: list[str]) -> str:
+    return f"the image {image_ids[0]}" if len(image_ids) == 1 else f"{len(image_ids)} images"
+
+
+def _state(error: ApiError | None) -> str:
+    """A service's state in a table; what gRPC says of a connection, in brackets at the end, is left to --json."""
+    if error is None:
+        return "ready"
+    return error.message.partition(" (")[0] if unanswered(error) else error.message
 
 
 def _show_collections(found: list[ingest.Collection]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,8 +16,28 @@ from rich.table import Table
 from rich.text import Text
 
 from saccade.common.v1 import types_pb2
+from saccade.errors import ApiError
 
-__all__ = ["complain", "note", "parse_json", "show_table", "state_of", "time_of", "to_dict", "write_json"]
+__all__ = [
+    "START_HINT",
+    "complain",
+    "explain",
+    "note",
+    "parse_json",
+    "show_table",
+    "state_of",
+    "time_of",
+    "to_dict",
+    "unanswered",
+    "write_json",
+]
+
+START_HINT = "is it running? `make demo` or `make run` starts it"
+
+_NO_ANSWER = " does not answer ("
+
+# The services name the contract's calls: what does the same here.
+_COMMANDS = {"CreateCollection": "`saccade create`", "PutVocabulary": "`saccade vocabulary --file`"}
 
 
 def parse_json(text: str, option: str) -> Mapping[str, Any]:
@@ -70,6 +91,28 @@ def note(sentence: str) -> None:
 def complain(sentence: str) -> None:
     """What went wrong."""
     Console(stderr=True).print(f"[bold red]error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
+
+
+def explain(error: ApiError | OSError | ValueError) -> str:
+    """An error as a person at the command line can act on it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if not isinstance(error, ApiError):
+        return text
+    if unanswered(error):
+        return f"{text}\n{START_HINT}"
+    if error.code == grpc.StatusCode.UNAVAILABLE and not error.reason:
+        # A stream that broke knows no more than what gRPC says.
+        return f"a service does not answer ({text})\n{START_HINT}"
+    for call, command in _COMMANDS.items():
+        text = text.replace(f"with {call}", f"with {command}")
+    return text
+
+
+def unanswered(error: ApiError) -> bool:
+    """Whether nobody was there, as the client then says: a service that is starting is UNAVAILABLE too."""
+    return error.code == grpc.StatusCode.UNAVAILABLE and not error.reason and _NO_ANSWER in error.message
 
 
 def time_of(stamp: Timestamp) -> str:

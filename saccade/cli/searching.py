@@ -24,12 +24,18 @@ __all__ = ["search"]
 _NEGATIVE_WEIGHT = -0.5
 
 
-@app.command()
+# Words without --text are taken so that the complaint can say where they belong.
+@app.command(context_settings={"allow_extra_args": True})
 def search(
     context: typer.Context,
     *,
     collection: CollectionOption = DEFAULT_COLLECTION,
-    text: Annotated[list[str] | None, typer.Option(help="Words to look for.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help='Words to look for: "an owl", "two dogs", "an owl above a ball".')
+    ] = None,
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Take words as written: read no place, relation or count from them.")
+    ] = False,
     without: Annotated[list[str] | None, typer.Option("--not", help="Words to move away from (weight -0.5).")] = None,
     image: Annotated[list[str] | None, typer.Option(help="A picture to look for: a file or an address.")] = None,
     like: Annotated[list[str] | None, typer.Option(help="Id of a stored image to look for.")] = None,
@@ -55,6 +61,9 @@ def search(
     Several of them are parts of one query; ::WEIGHT after a part makes it count more, less, or against:
     --text "owl::2" --like abc::0.5. Coordinates are fractions of the picture's sides, 0,0 top left.
     """
+    if context.args:
+        words = " ".join(context.args)
+        raise typer.BadParameter(f'words go with --text: saccade search --text "{words}"', ctx=context)
     parts = _region_parts(image or [], like or [], box, point or [])
     parts += [_weighted(item, lambda words: {"text": words}) for item in text or []]
     parts += [_weighted(item, lambda words: {"text": words}, _NEGATIVE_WEIGHT) for item in without or []]
@@ -68,6 +77,7 @@ def search(
     answer = client_of(context).search(
         collection,
         parts=parts,
+        literal_text=literal,
         mode=wanted,
         filter=combined_filter(filter_json, tag),
         top_k=top_k,

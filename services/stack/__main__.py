@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -102,7 +103,9 @@ def _load(stack: Stack, settings: StackSettings, screen: Screen, errors: list[Ex
             screen.done()
             screen.say(
                 f"the gallery is searchable: {loaded.stored} scenes stored, {loaded.existed} were there, "
-                f"{loaded.seconds:.0f} s\n\n{_samples(stack, labels)}\n"
+                f"{loaded.seconds:.0f} s\n"
+                "segments follow: searches by region or --mode segment find more as they come\n\n"
+                f"{samples(stack, labels)}\n"
             )
             count = screen.counting("gallery: segmented", len(labels))
             gallery.wait_for_segments(
@@ -114,7 +117,7 @@ def _load(stack: Stack, settings: StackSettings, screen: Screen, errors: list[Ex
         errors.append(exc)
 
 
-def _samples(stack: Stack, labels: Sequence[Label]) -> str:
+def samples(stack: Stack, labels: Sequence[Label]) -> str:
     """Searches to try, made from the gallery's own labels."""
     scene = next(label for label in labels if len(label.objects) > 1)
     first, second = scene.objects[:2]
@@ -129,7 +132,13 @@ def _samples(stack: Stack, labels: Sequence[Label]) -> str:
     ]
     addresses: dict[Service, str] = {"embedder": stack.embedder, "ingest": stack.ingest, "query": stack.query}
     moved = [f"export SACCADE_{n.upper()}_ADDRESS={a}" for n, a in addresses.items() if a != DEFAULT_ADDRESSES[n]]
-    return "\n".join(f"  {line}" for line in [stack.gateway_url, *moved, *searches])
+    return "\n".join(f"  {line}" for line in [stack.gateway_url, *_activation(Path(sys.prefix)), *moved, *searches])
+
+
+def _activation(environment: Path) -> list[str]:
+    """How another terminal finds the command: it is told where the environment is the .venv that make made."""
+    ours = environment.resolve() == (Path(__file__).parents[2] / ".venv").resolve()
+    return [f"source {os.path.relpath(environment)}/bin/activate"] if ours else []
 
 
 @contextmanager

@@ -30,7 +30,7 @@ Progress = Callable[[dict[str, bool], float], None]
 
 
 class PortBusy(Exception):
-    """Something else listens where the stack would; the message names the setting."""
+    """Something else listens where the stack would; the message names every such address and its setting."""
 
 
 class Stack:
@@ -142,11 +142,10 @@ class Stack:
             wanted[f"SACCADE_{name.upper()}_LISTEN"] = split_address(getattr(self._settings, f"{name}_listen"))
             if metrics := getattr(self._settings, f"{name}_metrics_listen"):
                 wanted[f"SACCADE_{name.upper()}_METRICS_LISTEN"] = split_address(metrics)
-        for setting, (host, port) in wanted.items():
-            if _busy(host, port):
-                other = "another port" if setting.endswith("_PORT") else "another host:port"
-                where = _join_address(host, port)
-                raise PortBusy(f"{where} is in use; stop what listens there, or set {setting} to {other}")
+        busy = [f"{_join_address(*where)} ({setting})" for setting, where in wanted.items() if _busy(*where)]
+        if busy:
+            them = ("is", "the setting") if len(busy) == 1 else ("are", "the settings")
+            raise PortBusy(f"{', '.join(busy)} {them[0]} in use; stop what listens there, or change {them[1]}")
 
     def _describe(self, data: Path) -> dict[str, Process]:
         vectors, objects = self._engine_processes(data)

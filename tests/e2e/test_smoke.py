@@ -107,7 +107,8 @@ def test_run_stays_until_a_signal_and_finds_its_data_again(environment: dict[str
     elsewhere = environment | {"SACCADE_DATA": f"{environment['SACCADE_DATA']}-2"}
     third = Run(elsewhere)
     assert third.end() == 1
-    assert any(re.search(r"is in use; stop what listens there, or set SACCADE_\w+", line) for line in third.lines)
+    told = next(line for line in third.lines if "are in use; stop what listens there" in line)
+    assert all(f"{environment[f'SACCADE_{name}']} (SACCADE_{name})" in told for name in [*PORTS, *METRICS])
 
     first.child.send_signal(signal.SIGINT)
     assert first.end() == 0

@@ -139,12 +139,13 @@ def test_search_by_regions(services: FakeServices, run: Run, folder: Path) -> No
     ("arguments", "sentence"),
     [
         (["search"], "needs --text, --image"),
+        (["search", "an", "owl"], 'saccade search --text "an owl"'),
         (["search", "--text", "a", "--mode", "both"], "--mode needs whole, segment or hybrid"),
         (["search", "--text", "a", "--filter", "{"], "--filter is no JSON"),
         (["search", "--text", "a", "--filter", "[]"], "--filter must be a JSON object"),
         (["search", "--text", "a", "--filter", '{"size": 1}'], "filter:"),
         (["search", "--text", "a::b"], "must be a weight"),
-        (["search", "--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["search", "--image", "nowhere.jpg"], "error: nowhere.jpg: No such file"),
         (["search", "--text", "a", "--box", "0,0,1,1"], "exactly one --image or --like"),
         (["search", "--like", "a", "--box", "0,0,1"], "--box needs"),
         (["search", "--region", "a.jpg"], "--region needs"),
@@ -152,6 +153,7 @@ def test_search_by_regions(services: FakeServices, run: Run, folder: Path) -> No
         (["search", "--text", "a", "--colour", "red"], "No such option"),
         (["ingest", "nowhere"], "there is no nowhere"),
         (["ingest"], "Missing argument"),
+        (["ingest", ".", "--labels", "nowhere.jsonl"], "'nowhere.jsonl' does not exist"),
         (["delete"], "--all"),
         (["update", "one"], "needs title, metadata or tags"),
         (["update", "one", "--metadata", "7"], "--metadata must be a JSON object"),
@@ -178,6 +180,22 @@ def test_a_refusal_is_3_and_an_absence_4(services: FakeServices, run: Run, monke
     outcome = run("search", "--text", "a")
     assert outcome.code == 4
     assert "the query service at 127.0.0.1:1 does not answer" in outcome.err
+    assert "is it running? `make demo` or `make run` starts it" in outcome.err
+
+
+def test_what_a_service_says_to_call_is_named_as_a_command(services: FakeServices, run: Run) -> None:
+    services.will("GetCollection", NotFound("there is no collection 'demo'; make it with CreateCollection"))
+    outcome = run("get")
+    assert outcome.code == 3
+    assert "there is no collection 'demo'; make it with `saccade create`" in outcome.err
+
+
+def test_search_reads_words_or_takes_them_literally(services: FakeServices, run: Run) -> None:
+    services.will("Search", query.SearchResponse())
+    assert run("search", "--text", "two dogs").code == 0
+    assert not services.last.literal_text
+    assert run("search", "--text", "two dogs", "--literal").code == 0
+    assert services.last.literal_text
 
 
 def test_ingest_stores_what_lies_in_a_folder(ready: FakeServices, run: Run, folder: Path) -> None:
@@ -192,10 +210,12 @@ def test_ingest_stores_what_lies_in_a_folder(ready: FakeServices, run: Run, fold
     outcome = run("ingest", folder, "https://example.org/x.jpg", "--tags", "new, blue", "--wait", "segmented")
     assert outcome.code == 0
     assert "4 stored, 0 there already, 0 failed" in outcome.err
+    assert "segments follow" not in outcome.err
     assert {create.image.source for create in got} == {"a.jpg", "b.PNG", "deep/er/c.webp", "https://example.org/x.jpg"}
     assert all(list(create.image.tags) == ["new", "blue"] for create in got)
     assert all(create.wait_for == types_pb2.IMAGE_STATE_SEGMENTED for create in got)
     assert all(create.collection == "demo" for create in got)
+    assert "; segments follow" in run("ingest", folder).err
 
 
 def test_ingest_says_what_failed_and_why(ready: FakeServices, run: Run, folder: Path) -> None:
@@ -346,6 +366,19 @@ def test_status(services: FakeServices, run: Run, monkeypatch: pytest.MonkeyPatc
     assert report["collections"][0]["image_count"] == "400"
 
 
+def test_status_says_what_could_not_be_asked(services: FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    services.will("GetModel", embedder.GetModelResponse(model="toy"))
+    monkeypatch.setenv("SACCADE_INGEST_ADDRESS", "127.0.0.1:1")
+    outcome = run("status")
+    assert outcome.code == 1
+    assert "no collections" not in outcome.err
+    assert "ingest could not be asked" in outcome.err
+    assert "is it running?" in outcome.err
+    assert "the ingest service at 127.0.0.1:1 does not answer" in outcome.out
+    assert "last error" not in outcome.out
+    assert run("status", "--json").lines[0]["collections"] is None
+
+
 def test_collections_and_images(services: FakeServices, run: Run) -> None:
     services.will("ListCollections", ingest.ListCollectionsResponse(collections=[ingest.Collection(name="mine")]))
     assert "mine" in run("collections").out
@@ -378,6 +411,8 @@ def test_collections_and_images(services: FakeServices, run: Run) -> None:
 
     services.will("DeleteImage", ingest.DeleteImageResponse())
     assert run("delete", "one", "two", "--yes", "--json").lines[0]["removed"] == ["one", "two"]
+    assert "removed the image one" in run("delete", "one", "-y").err
+    assert "removed 2 images" in run("delete", "one", "two", "-y").err
     services.will("DeleteCollection", ingest.DeleteCollectionResponse())
     assert run("delete", "--all", "--yes").code == 0
     assert services.last.force

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import sys
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from saccade.labels import Label, LabelledObject
 from services.ingest.settings import IngestSettings
+from services.stack import __main__ as program
 from services.stack.processes import HOST, Process, ProcessError, free_port, http_ok, wait_until
-from services.stack.settings import GivenSettings, StackSettings
+from services.stack.settings import SERVICES, GivenSettings, StackSettings
 from services.stack.stack import PortBusy, Stack, override, temporary_settings
 
 
@@ -19,12 +22,19 @@ def settings_of(data: Path, **given: Any) -> StackSettings:
     return GivenSettings.model_validate({"data": data, "milvus_port": free_port(), **given})
 
 
-def test_a_busy_port_names_its_setting(tmp_path: Path) -> None:
-    with socket.create_server((HOST, 0)) as taken:
-        address = f"{HOST}:{taken.getsockname()[1]}"
-        for setting in ("embedder_listen", "gateway_metrics_listen"):
-            stack = Stack(settings_of(tmp_path, **{setting: address}), {})
-            with pytest.raises(PortBusy, match=f"{address} is in use; stop what listens there, or set SACCADE_"):
+def test_busy_ports_are_named_at_once_with_their_settings(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as one, socket.create_server((HOST, 0)) as two:
+        first, second = (f"{HOST}:{taken.getsockname()[1]}" for taken in (one, two))
+        free = {f"{name}_{kind}": f"{HOST}:{free_port()}" for name in SERVICES for kind in ("listen", "metrics_listen")}
+        for given, told in (
+            ({"query_listen": first}, f"{first} (SACCADE_QUERY_LISTEN) is in use; "),
+            (
+                {"embedder_listen": first, "gateway_metrics_listen": second},
+                f"{first} (SACCADE_EMBEDDER_LISTEN), {second} (SACCADE_GATEWAY_METRICS_LISTEN) are in use; ",
+            ),
+        ):
+            stack = Stack(settings_of(tmp_path, **free | given), {})
+            with pytest.raises(PortBusy, match=f"^{re.escape(told)}stop what listens there"):
                 stack.start()
     # Nothing is left of the attempt: the lock is free again.
     Stack(settings_of(tmp_path), {}).stop()
@@ -80,6 +90,20 @@ def test_a_temporary_stack_is_the_same_wherever_it_runs(monkeypatch: pytest.Monk
     assert settings.data == tmp_path
     # What is so of the machine is so of every stack on it.
     assert (settings.tools, settings.demo_dir, settings.start_s) == (tmp_path / "tools", tmp_path / "demo", 7)
+
+
+def test_sample_searches_find_their_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = Path(program.__file__).parents[2]
+    monkeypatch.chdir(root)
+    boxes = {"owl": (0.1, 0.2, 0.4, 0.6), "bus": (0.5, 0.5, 0.9, 0.9)}
+    objects = tuple(LabelledObject(name, box=box) for name, box in boxes.items())
+    labels = [Label("a.jpg", root / "a.jpg", id="a", objects=objects)]
+    stack = Stack(settings_of(tmp_path), {})
+    for environment, activated in ((root / ".venv", True), (tmp_path / "environment", False)):
+        monkeypatch.setattr(sys, "prefix", str(environment))
+        lines = [line.strip() for line in program.samples(stack, labels).splitlines()]
+        assert ("source .venv/bin/activate" in lines) is activated
+        assert 'saccade search -c demo --text "owl and bus"' in lines
 
 
 def test_what_a_stack_decides_holds_for_every_service(monkeypatch: pytest.MonkeyPatch) -> None:
