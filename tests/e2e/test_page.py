@@ -70,6 +70,20 @@ def a_scene_of_several(labels: list[Label]) -> Label:
     return next(label for label in labels if len(label.objects) > 1 and label.objects[0].area_fraction > 0.04)
 
 
+def things(page: Page, label: Label) -> int:
+    """How many segments of a stored scene cover no more than half of it; there must be a larger one too."""
+    areas: list[float] = page.evaluate(
+        """async (id) => {
+            const answer = await fetch(`/v1/collections/demo/images/${id}`);
+            return (await answer.json()).image.segments.map((segment) => segment.area_fraction);
+        }""",
+        label.id,
+    )
+    small = sum(area <= 0.5 for area in areas)
+    assert 0 < small < len(areas)
+    return small
+
+
 def draw(page: Page, box: tuple[float, float, float, float]) -> None:
     """Drag a box over the query picture, given as fractions of it."""
     frame = page.locator("#picture-overlay").bounding_box()
@@ -102,6 +116,8 @@ def test_uploads_a_picture_draws_a_box_and_sees_outlined_results(page: Page, lab
     page.set_input_files("#file", label.path)
     page.wait_for_selector("#picture-regions .chip")
     assert label.id in results(page)[:1]
+    # A click finds the background too, but only the things before it are offered by name.
+    assert page.locator("#picture-regions .chip").count() == things(page, label)
 
     with page.expect_response(lambda answer: answer.url.endswith("/search")) as caught:
         draw(page, label.objects[0].box)
@@ -139,11 +155,48 @@ def test_details_lead_on_to_more_like_one_segment(page: Page, labels: list[Label
     found = results(page)
     assert first not in found
     assert f"like={first}" in page.url
-    assert "seg=0" in page.url
+    assert "seg=" in page.url
     page.wait_for_selector("#picture-overlay .line")
     page.locator("#whole").click()
     page.wait_for_url(lambda url: "seg=" not in url)
     assert first not in results(page)
+
+
+def test_details_list_the_background_last_and_without_a_name(page: Page, labels: list[Label]) -> None:
+    label = a_scene_of_several(labels)
+    search(page, label.caption)
+    page.locator(f'.card[data-id="{label.id}"] .frame').click()
+    page.wait_for_selector(".segment-row")
+    small = things(page, label)
+    shares = [
+        float(words.split(" %")[0].split()[-1]) for words in page.locator(".segment-row .words").all_inner_texts()
+    ]
+    assert max(shares[:small]) <= 50 < min(shares[small:])
+    for words in page.locator(".segment-row .words").all_inner_texts()[small:]:
+        assert re.match(r"Region \d+ ", words)
+
+
+def test_the_search_box_suggests_a_picture_that_is_there(page: Page, labels: list[Label]) -> None:
+    placeholder = str(page.locator("#text").get_attribute("placeholder"))
+    suggested = placeholder.removeprefix("Describe what you are looking for: ")
+    titles = {name.lower() for name in page.locator(".card .name").all_inner_texts()}
+    assert suggested in titles
+
+
+def test_says_how_words_are_read_where_they_are_more_than_one_thing(page: Page) -> None:
+    search(page, "an owl on the left")
+    expect(page.locator("#reading")).to_contain_text("at the left")
+    search(page, "an owl")
+    expect(page.locator("#reading")).to_be_hidden()
+
+
+def test_outlines_of_one_picture_differ_in_hue(page: Page, labels: list[Label]) -> None:
+    page.locator(f'.card[data-id="{a_scene_of_several(labels).id}"] .frame').click()
+    page.wait_for_selector(".segment-row")
+    strokes: list[str] = page.locator("#detail-stage .line").evaluate_all(
+        "(lines) => lines.map((line) => getComputedStyle(line).stroke)"
+    )
+    assert len(set(strokes)) == len(strokes) > 1
 
 
 def test_a_click_on_a_thing_searches_with_it(page: Page, labels: list[Label]) -> None:
@@ -251,6 +304,18 @@ def test_a_phone_sees_all_of_it(browser: Browser, stack: Stack) -> None:
     page.goto(f"{stack.gateway_url}/?c=demo")
     page.wait_for_selector(".card img.loaded")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    placeholder = page.locator("#text").evaluate(
+        """(field) => {
+            const pen = document.createElement("canvas").getContext("2d");
+            pen.font = getComputedStyle(field).font;
+            return { room: field.clientWidth, length: pen.measureText(field.placeholder).width };
+        }"""
+    )
+    assert placeholder["length"] < placeholder["room"]
+    bottoms = page.locator(".card").evaluate_all(
+        "(cards) => cards.slice(0, 4).map((card) => Math.round(card.getBoundingClientRect().bottom))"
+    )
+    assert bottoms[0] == bottoms[1] < bottoms[2] == bottoms[3]
     page.close()
 
 

@@ -12,6 +12,10 @@ let collections = [];
 let running = null;
 let pageToken = "";
 let shown = [];
+let example = "";
+
+const NARROW = matchMedia("(max-width: 560px)");
+const LONGEST_EXAMPLE = 44;
 
 const detail = new Detail({
   onAlike: (image) => go({ text: "", picture: { kind: "stored", id: image.id }, region: null }),
@@ -60,6 +64,7 @@ async function run({ more = false } = {}) {
     pageToken = "";
     $("summary").textContent = searching ? "Searching…" : "";
     $("plan").textContent = "";
+    $("reading").textContent = "";
     $("results").replaceChildren(...skeletons(12));
   }
   $("results").setAttribute("aria-busy", "true");
@@ -100,6 +105,7 @@ async function browse(signal, more) {
   $("summary").textContent = shown.length ? (filter ? "Pictures with these tags" : `${plural(count, "picture")} to search`) : "";
   $("plan").textContent = shown.length && Number(collection?.pending_count) ? `${collection.pending_count} more are being indexed` : "";
   suggestTags();
+  suggestWords();
   if (!shown.length) {
     if (filter) showEmpty("No picture carries these tags", "Remove one of them.");
     else showEmpty("This collection is empty", `Load pictures with: saccade ingest FOLDER --collection ${state.collection}`);
@@ -130,6 +136,8 @@ function showPlan(plan, seconds) {
   const line = el("span", { title: [plan.reading && `Read as: ${plan.reading}`, ...stages, plan.trace_id && `Trace ${plan.trace_id}`].filter(Boolean).join("\n") },
     el("b", {}, milliseconds(inside || seconds)), ...[...stages, how].filter(Boolean).map((text) => `  ·  ${text}`));
   $("plan").replaceChildren(line);
+  // A text that was taken as it stands needs no line of its own.
+  $("reading").textContent = state.text && plan.reading && plan.reading !== `text "${state.text}"` ? `Read as: ${plan.reading}` : "";
   if (plan.degraded.length) $("plan").append(el("span", { class: "warn" }, `  ·  without ${plan.degraded.join(", ")}`));
 }
 
@@ -140,7 +148,18 @@ function suggestTags() {
   for (const { image } of shown) for (const tag of image.tags) counts.set(tag.name, (counts.get(tag.name) || 0) + 1);
   const names = [...counts].sort((one, other) => other[1] - one[1]).map(([name]) => name);
   $("known-tags").replaceChildren(...names.slice(0, 60).map((name) => el("option", { value: name })));
-  if (names.length >= 2) $("text").placeholder = `Describe what you are looking for: ${names[0]} and ${names[1]}`;
+}
+
+/** The title of a picture that is there: a search for it finds something. */
+function suggestWords() {
+  const title = shown.map(({ image }) => image.title).find((each) => each && each.length <= LONGEST_EXAMPLE);
+  example = title ? title.toLowerCase() : "";
+  showPlaceholder();
+}
+
+function showPlaceholder() {
+  const wide = example ? `Describe what you are looking for: ${example}` : "Describe what you are looking for";
+  $("text").placeholder = NARROW.matches ? "Look for…" : wide;
 }
 
 function showEmpty(title, text) {
@@ -220,6 +239,7 @@ function listen() {
   $("top-k").addEventListener("change", (event) => go({ topK: Number(event.target.value) }));
   $("collection").addEventListener("change", (event) => go({ ...fresh(), collection: event.target.value }));
   $("outlines").addEventListener("change", () => run());
+  NARROW.addEventListener("change", showPlaceholder);
   $("more").addEventListener("click", () => run({ more: true }));
   $("tag").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && $("tag").value.trim()) addTag();
@@ -271,6 +291,7 @@ function listenForPictures() {
 async function start() {
   state = fromAddress(location.search);
   listen();
+  showPlaceholder();
   $("results").replaceChildren(...skeletons(12));
   try {
     collections = await api.listCollections();

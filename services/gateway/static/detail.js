@@ -1,7 +1,8 @@
 // One stored picture, large, with everything known about it.
 
 import * as api from "./client.js";
-import { $, bytes, el, titleOf, words } from "./dom.js";
+import { $, bytes, el, isThing, nameOf, titleOf } from "./dom.js";
+import { distinct } from "./results.js";
 import { outline, overlay, segmentPath, veil } from "./shapes.js";
 
 const STATES = {
@@ -43,7 +44,7 @@ export class Detail {
     if (image.height) $("detail-stage").style.setProperty("--shape", String(image.width / image.height));
     this.drawing = overlay();
     $("detail-stage").replaceChildren(picture, this.drawing);
-    this.#drawSegments(result ? result.matched_segments.map((match) => match.segment) : []);
+    this.#drawSegments(result ? distinct(result.matched_segments).map((match) => match.segment) : []);
     $("detail-actions").replaceChildren(
       this.#button("More like this", () => this.actions.onAlike(image)),
       el("a", { class: "plain", href: image.original_url, target: "_blank", rel: "noopener" }, "Original"),
@@ -58,7 +59,7 @@ export class Detail {
   #drawSegments(segments, only = null) {
     const shown = only === null ? segments : segments.filter((segment) => segment.index === only);
     const paths = shown.map((segment) => segmentPath(segment));
-    this.drawing.replaceChildren(...paths.map((path) => outline(path, { second: only === null && paths.length > 3 })));
+    this.drawing.replaceChildren(...paths.map((path, hue) => outline(path, { second: only === null && paths.length > 3, hue })));
     if (only !== null && paths.length) {
       const shade = veil(paths[0]);
       shade.classList.add("on");
@@ -78,22 +79,24 @@ export class Detail {
   #segments(image, result) {
     if (!image.segments.length) return [];
     const similarity = new Map((result?.matched_segments || []).map((match) => [match.segment.index, match.similarity]));
-    const rows = image.segments.map((segment) => {
-      const matched = similarity.get(segment.index);
+    const things = image.segments.filter(isThing);
+    const matched = [...similarity.keys()].map((index) => image.segments.find((each) => each.index === index)).filter(Boolean);
+    const rest = () => this.#drawSegments(matched.length ? matched : things);
+    const rows = [...things, ...image.segments.filter((each) => !isThing(each))].map((segment) => {
+      const alike = similarity.get(segment.index);
       const share = `${(segment.area_fraction * 100).toFixed(segment.area_fraction < 0.1 ? 1 : 0)} % of the picture`;
       const row = el("li", { class: "segment-row" },
-        el("span", { class: "words" }, words(segment.tags) || `Region ${segment.index + 1}`, " ",
-          el("small", {}, matched === undefined ? share : `${share}, similarity ${matched.toFixed(2)}`)),
+        el("span", { class: "words" }, nameOf(segment, 2), " ",
+          el("small", {}, alike === undefined ? share : `${share}, similarity ${alike.toFixed(2)}`)),
         el("button", { type: "button", click: () => { this.dialog.close(); this.actions.onSegment(image, segment); } }, "Find more"));
       const light = () => this.#drawSegments(image.segments, segment.index);
-      const rest = () => this.#drawSegments(image.segments.filter((each) => !similarity.size || similarity.has(each.index)));
       row.addEventListener("mouseenter", light);
       row.addEventListener("focusin", light);
       row.addEventListener("mouseleave", rest);
       row.addEventListener("focusout", rest);
       return row;
     });
-    this.#drawSegments(image.segments.filter((each) => !similarity.size || similarity.has(each.index)));
+    rest();
     return [el("h3", {}, "In the picture"), el("ul", {}, ...rows)];
   }
 }

@@ -28,7 +28,13 @@ export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString(
 
 export const titleOf = (image) => image.title || image.source || image.id;
 
-export const words = (tags, most = 2) => tags.slice(0, most).map((tag) => tag.name).join(", ");
+const words = (tags, most = 2) => tags.slice(0, most).map((tag) => tag.name).join(", ");
+
+/** Whether a segment is likely one thing: what covers more than half of a picture is rather its background. */
+export const isThing = (segment) => !(segment.area_fraction > 0.5);
+
+/** A segment's own words, of which a background has none worth showing. */
+export const nameOf = (segment, most = 1) => (isThing(segment) && words(segment.tags, most)) || `Region ${segment.index + 1}`;
 
 export function bytes(count) {
   const size = Number(count);

@@ -1,7 +1,7 @@
 // The picture that is searched with: shown, drawn on, clicked on.
 
 import * as api from "./client.js";
-import { $, el, words } from "./dom.js";
+import { $, el, isThing, nameOf } from "./dom.js";
 import { UNITS, boxPath, outline, segmentPath, svg, veil } from "./shapes.js";
 
 const DRAG_PIXELS = 5;
@@ -124,7 +124,8 @@ export class QueryPicture {
 
   #listRegions() {
     const chosen = this.region?.segment ?? this.region?.near;
-    const chips = this.segments.map((segment, position) =>
+    const things = [...this.segments.entries()].filter(([, segment]) => isThing(segment));
+    const chips = things.map(([position, segment]) =>
       el("li", {}, el("button", {
         type: "button",
         class: "chip neutral",
@@ -134,7 +135,7 @@ export class QueryPicture {
         mouseleave: () => this.#suggest(null),
         focus: () => this.#suggest(position),
         blur: () => this.#suggest(null),
-      }, words(segment.tags, 1) || `Region ${segment.index + 1}`)));
+      }, nameOf(segment))));
     $("picture-regions").replaceChildren(...chips);
   }
 

@@ -1,6 +1,6 @@
 // The grid of pictures.
 
-import { el, icon, titleOf } from "./dom.js";
+import { el, icon, nameOf, titleOf } from "./dom.js";
 import { outline, overlay, segmentPath, veil } from "./shapes.js";
 
 const MOST_OUTLINES = 5;
@@ -12,7 +12,7 @@ const TALLEST = 0.5;
 export function card(image, { result = null, how = "shape", onOpen, onAlike }) {
   const shape = Math.min(WIDEST, Math.max(TALLEST, (image.width || 4) / (image.height || 3)));
   const title = titleOf(image);
-  const matches = result ? distinct(result.matched_segments) : [];
+  const matches = result ? distinct(result.matched_segments).slice(0, MOST_OUTLINES) : [];
   const picture = el("img", { src: image.thumbnail_url || image.original_url, alt: "", loading: "lazy", decoding: "async",
     load: (event) => event.target.classList.add("loaded"), error: (event) => event.target.classList.add("broken") });
   const frame = el("button", { type: "button", class: "frame", "aria-label": `${title}: details`, click: onOpen }, picture);
@@ -38,17 +38,16 @@ export function skeletons(count) {
   });
 }
 
-/** Rows of equal height: each picture takes width by its own shape. */
+/** Tells the style sheet a picture's shape, by which it shares the width of a row. */
 function stretch(node, shape) {
-  node.style.flex = `${shape} 1 ${Math.round(shape * 205)}px`;
-  node.style.maxWidth = `${Math.round(shape * 340)}px`;
+  node.style.setProperty("--shape", String(shape));
   return node;
 }
 
 /** A segment may answer several parts; it is drawn once. */
-function distinct(matches) {
+export function distinct(matches) {
   const seen = new Set();
-  return matches.filter((match) => !seen.has(match.segment.index) && seen.add(match.segment.index)).slice(0, MOST_OUTLINES);
+  return matches.filter((match) => !seen.has(match.segment.index) && seen.add(match.segment.index));
 }
 
 function matchOverlay(matches, how) {
@@ -56,13 +55,13 @@ function matchOverlay(matches, how) {
   const drawing = overlay();
   drawing.append(veil(paths[0]));
   // The best one is drawn last, over the others.
-  paths.map((path, rank) => outline(path, { second: rank > 0 })).reverse().forEach((shape) => drawing.append(shape));
+  paths.map((path, rank) => outline(path, { second: rank > 0, hue: rank })).reverse().forEach((shape) => drawing.append(shape));
   return drawing;
 }
 
 function matchWords(matches) {
   return matches
-    .map(({ segment, similarity }) => `${segment.tags[0]?.name || `region ${segment.index + 1}`} ${similarity.toFixed(2)}`)
+    .map(({ segment, similarity }) => `${nameOf(segment)} ${similarity.toFixed(2)}`)
     .slice(0, 3)
     .join("  ·  ");
 }

@@ -5,6 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 // Outlines are for the eye: finer ones cost time and show nothing.
 const TRACE_SIDE = 256;
 const ROUNDING = 12;
+// As many as the style sheet names.
+const HUES = 8;
 
 export function svg(name, attributes = {}, ...children) {
   const node = document.createElementNS(SVG, name);
@@ -163,7 +165,8 @@ export function veil(path) {
   return svg("path", { class: "veil", d: `M0 0H${UNITS}V${UNITS}H0Z${path}` });
 }
 
-/** The shape's outline, readable on any ground. */
-export function outline(path, { second = false } = {}) {
-  return svg("g", { class: second ? "second" : "first" }, svg("path", { class: "halo", d: path }), svg("path", { class: "line", d: path }));
+/** The shape's outline, readable on any ground; outlines of other hues can be told apart where they touch. */
+export function outline(path, { second = false, hue = 0 } = {}) {
+  const name = `${second ? "second" : "first"} hue-${hue % HUES}`;
+  return svg("g", { class: name }, svg("path", { class: "halo", d: path }), svg("path", { class: "line", d: path }));
 }
