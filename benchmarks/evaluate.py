@@ -6,6 +6,10 @@ services, such as SACCADE_MODEL, apply. The report is printed, and written as on
 
 text_to_image.MODE.recall_at_K       captions; share whose own image is among the first K (without MODE: hybrid)
 image_to_image.MODE.recall_at_K      changed pictures (demo: the same objects elsewhere on another background)
+objects.MODE.map_at_10               single objects, by "a photo of an owl" and by a picture of it (objects.text and
+                                     objects.image: of one kind); images that show the same object are relevant
+exclusion.removed_fraction           "an owl, without a dog": how many of the images with a dog among the first 10 for
+                                     the owl alone are gone; exclusion.recall_at_10: of owls without a dog, and before
 region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
                                      min(10, relevant), relevant ones showing the same object
 region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
@@ -24,7 +28,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -32,23 +35,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measures import BoolMask, Counts, best_iou, box_mask, mean, rank_of, recall_at
+from benchmarks.measures import BoolMask, Counts, average_precision_at, best_iou, box_mask, mean, rank_of, recall_at
+from benchmarks.plan import Plan, demo_plan, own_plan
 from benchmarks.query_sets import (
-    SMALL_AREA,
     ArrangementQuery,
+    ExclusionQuery,
+    ObjectQuery,
     PictureQuery,
     RegionQuery,
-    demo_arrangements,
-    demo_pictures,
-    demo_regions,
-    own_pictures,
-    own_regions,
 )
-from saccade import AsyncClient, Client, NewImage, filters, make_region
+from saccade import AsyncClient, Client, NewImage, filters, make_part, make_region
 from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError
-from saccade.labels import Label, LabelsError, read_labels
-from saccade.requests import Mode, content_id
+from saccade.labels import Label, LabelsError
+from saccade.requests import Mode
 from services.common.domain import Mask
 from services.stack import gallery
 from services.stack.console import Screen
@@ -69,48 +69,6 @@ DEFAULT_MODE: Final[Mode] = "hybrid"
 Report = dict[str, float | int | str]
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is stored and what is asked."""
-
-    labels: Sequence[Label]
-    pictures: Sequence[PictureQuery]
-    small: Sequence[RegionQuery]
-    regions: Sequence[RegionQuery]
-    arrangements: Sequence[ArrangementQuery]
-    vocabulary: Mapping[str, str]
-    templates: Sequence[str]
-
-
-def demo_plan(demo_dir: Path, limit: int, queries: int) -> Plan:
-    """The evaluation split of the demo's gallery."""
-    labels = gallery.gallery_labels(demo_dir, limit or None, split="eval")
-    words = json.loads((demo_dir / "vocabulary.json").read_text(encoding="utf-8"))
-    return Plan(
-        labels,
-        demo_pictures(labels),
-        demo_regions(labels, min(queries, len(labels))),
-        own_regions(labels, queries),
-        demo_arrangements(min(queries, limit) if limit else queries),
-        {entry["name"]: entry.get("category", "") for entry in words["entries"]},
-        words["prompt_templates"],
-    )
-
-
-def own_plan(path: Path, limit: int, queries: int) -> Plan:
-    """A labelled folder of one's own; LabelsError if its labels can not be used."""
-    labels: dict[str, Label] = {}
-    for label in read_labels(path)[: limit or None]:
-        known = replace(label, id=label.id or content_id(label.path.read_bytes()))
-        if known.id in labels:
-            raise LabelsError(f"{path}: {label.file} and {labels[known.id].file} are the same picture")
-        labels[known.id] = known
-    found = list(labels.values())
-    small = [query for query in own_regions(found, sys.maxsize) if query.area_fraction < SMALL_AREA]
-    names = {name: "" for label in found for name in label.names}
-    return Plan(found, own_pictures(found), small[:queries], own_regions(found, queries), (), names, ())
 
 
 def evaluate(client: Client, open_client: Callable[[], AsyncClient], plan: Plan, screen: Screen) -> Report:
@@ -142,6 +100,9 @@ async def _ask(open_client: Callable[[], AsyncClient], plan: Plan, screen: Scree
         for mode in MODES:
             report |= await _texts(client, mode, plan, screen)
             report |= await _pictures(client, mode, plan, screen)
+        for mode in MODES:
+            report |= await _objects(client, mode, plan.objects, screen)
+        report |= await _exclusions(client, plan.exclusions, screen)
         for name, queries in (("small", plan.small), ("all", plan.regions)):
             for mode in MODES:
                 report |= await _regions(client, name, mode, queries, screen)
@@ -166,6 +127,56 @@ async def _pictures(client: AsyncClient, mode: Mode, plan: Plan, screen: Screen)
         return rank_of([result.image.id for result in answer.results], query.wanted)
 
     return _ranks("image_to_image", mode, await _each(plan.pictures, ask, screen, f"pictures, {mode}"))
+
+
+async def _objects(client: AsyncClient, mode: Mode, queries: Sequence[ObjectQuery], screen: Screen) -> Report:
+    if not queries:
+        return {}
+
+    async def by_text(query: ObjectQuery) -> float:
+        answer = await client.search(COLLECTION, text=query.text, mode=mode, top_k=10)
+        return average_precision_at([result.image.id for result in answer.results], query.relevant, 10)
+
+    async def by_image(query: ObjectQuery) -> float:
+        picture = await asyncio.to_thread(query.picture)
+        others = filters.negated(filters.ids(query.source))
+        answer = await client.search(COLLECTION, image=picture, mode=mode, filter=others, top_k=10)
+        found = [result.image.id for result in answer.results]
+        return average_precision_at(found, query.relevant - {query.source}, 10)
+
+    texts = await _each(queries, by_text, screen, f"objects by text, {mode}")
+    images = await _each(queries, by_image, screen, f"objects by picture, {mode}")
+    return {
+        f"objects.{mode}.map_at_10": mean([*texts, *images]),
+        f"objects.text.{mode}.map_at_10": mean(texts),
+        f"objects.image.{mode}.map_at_10": mean(images),
+    }
+
+
+async def _exclusions(client: AsyncClient, queries: Sequence[ExclusionQuery], screen: Screen) -> Report:
+    if not queries:
+        return {}
+
+    async def ask(query: ExclusionQuery) -> tuple[int, int, float, float]:
+        without = [make_part(text=query.unwanted, weight=-1)]
+        plain = await client.search(COLLECTION, text=query.wanted, top_k=10)
+        pushed = await client.search(COLLECTION, text=query.wanted, parts=without, top_k=10)
+        before, after = ([result.image.id for result in answer.results] for answer in (plain, pushed))
+        return (
+            len(query.holding & set(before)),
+            len(query.holding & set(before) & set(after)),
+            recall_at(before, query.relevant, 10),
+            recall_at(after, query.relevant, 10),
+        )
+
+    answers = await _each(queries, ask, screen, "exclusions")
+    there, still = sum(before for before, _, _, _ in answers), sum(after for _, after, _, _ in answers)
+    return {
+        "exclusion.queries": len(answers),
+        "exclusion.removed_fraction": 1 - still / there if there else 1.0,
+        "exclusion.recall_at_10": mean([after for _, _, _, after in answers]),
+        "exclusion.recall_at_10_before": mean([before for _, _, before, _ in answers]),
+    }
 
 
 async def _regions(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Counts", "best_iou", "box_mask", "mean", "rank_of", "recall_at", "resized"]
+__all__ = ["Counts", "average_precision_at", "best_iou", "box_mask", "mean", "rank_of", "recall_at", "resized"]
 
 BoolMask = NDArray[np.bool_]
 """Shape [height, width], True inside."""
@@ -23,6 +23,19 @@ def recall_at(found: Sequence[str], relevant: Collection[str], k: int) -> float:
     `relevant` must not be empty.
     """
     return len(set(found[:k]) & set(relevant)) / min(k, len(relevant))
+
+
+def average_precision_at(found: Sequence[str], relevant: Collection[str], k: int) -> float:
+    """Mean of the precision at each relevant one among the first k, out of as many as k can hold.
+
+    `relevant` must not be empty.
+    """
+    right, total = 0, 0.0
+    for place, name in enumerate(found[:k], start=1):
+        if name in relevant:
+            right += 1
+            total += right / place
+    return total / min(k, len(relevant))
 
 
 def best_iou(true: BoolMask, found: Sequence[BoolMask]) -> float:

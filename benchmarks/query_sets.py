@@ -4,8 +4,11 @@ import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final
 
+import inflect
 from PIL import Image, ImageEnhance
 
 from demo.arrangements import arrangements
@@ -18,11 +21,15 @@ from saccade.requests import Box
 __all__ = [
     "SMALL_AREA",
     "ArrangementQuery",
+    "ExclusionQuery",
+    "ObjectQuery",
     "PictureQuery",
     "RegionQuery",
     "demo_arrangements",
     "demo_pictures",
     "demo_regions",
+    "exclusion_queries",
+    "object_queries",
     "own_pictures",
     "own_regions",
 ]
@@ -60,6 +67,74 @@ class ArrangementQuery:
     text: str
     images: Mapping[str, bytes]
     wanted: str
+
+
+@dataclass(frozen=True)
+class ObjectQuery:
+    """One object, in words and as a picture cut from the image `source`; `relevant` show it, `source` among them."""
+
+    text: str
+    picture: Callable[[], bytes]
+    source: str
+    relevant: frozenset[str]
+
+
+@dataclass(frozen=True)
+class ExclusionQuery:
+    """An object that is wanted without another one: `relevant` images hold the first alone, `holding` the second."""
+
+    wanted: str
+    unwanted: str
+    relevant: frozenset[str]
+    holding: frozenset[str]
+
+
+def object_queries(labels: Sequence[Label]) -> list[ObjectQuery]:
+    """For each name that stands in two images or more; the picture is the box of the largest one."""
+    queries = []
+    for name, shown in _by_name(labels).items():
+        label, thing = max(shown, key=lambda pair: pair[1].area_fraction)
+        relevant = frozenset(other.id for other, _ in shown)
+        if len(relevant) > 1:
+            crop = partial(_crop, label.path, thing.box)
+            queries.append(ObjectQuery(f"a photo of {_with_article(name)}", crop, label.id, relevant))
+    return queries
+
+
+def exclusion_queries(labels: Sequence[Label]) -> list[ExclusionQuery]:
+    """For each name the other one that stands with it most often, where there are images of the first alone."""
+    by_name = {name: frozenset(label.id for label, _ in shown) for name, shown in _by_name(labels).items()}
+    queries = []
+    for wanted, images in by_name.items():
+        unwanted, shared = max(
+            ((other, images & holding) for other, holding in by_name.items() if other != wanted),
+            key=lambda pair: len(pair[1]),
+            default=("", frozenset[str]()),
+        )
+        if shared and images - shared:
+            text, without = (f"a photo of {_with_article(name)}" for name in (wanted, unwanted))
+            queries.append(ExclusionQuery(text, without, images - shared, by_name[unwanted]))
+    return queries
+
+
+def _by_name(labels: Sequence[Label]) -> dict[str, list[tuple[Label, LabelledObject]]]:
+    found: dict[str, list[tuple[Label, LabelledObject]]] = {}
+    for label in labels:
+        for thing in label.objects:
+            found.setdefault(thing.name, []).append((label, thing))
+    return dict(sorted(found.items()))
+
+
+def _with_article(name: str) -> str:
+    return str(inflect.engine().a(name))
+
+
+def _crop(path: Path, box: Box) -> bytes:
+    """The part of a picture in a box (fractions of its sides)."""
+    with Image.open(path) as image:
+        sides = (image.width, image.height) * 2
+        edges = [round(edge * side) for edge, side in zip(box, sides, strict=True)]
+        return _jpeg(image.convert("RGB").crop((edges[0], edges[1], edges[2], edges[3])))
 
 
 def demo_arrangements(count: int) -> list[ArrangementQuery]:

@@ -91,6 +91,8 @@ def search(
     top_k: int = 10,
     page_token: str = "",
     min_score: float = 0.0,
+    fold_duplicates: bool = False,
+    diversity: float = 0.0,
     weights: Mapping[str, float] | None = None,
     exact: bool = False,
     nprobe: int = 0,
@@ -114,6 +116,8 @@ def search(
         top_k: Most results, 1 to 100; 0 for 10.
         page_token: `next_page_token` of the page before.
         min_score: Lowest score, in [0, 1].
+        fold_duplicates: Fold near-duplicates into their best one; `duplicate_ids` of a result names them.
+        diversity: Variety among results, in [0, 1]; 0: none. They do not come by score then.
         weights: What counts how much in hybrid mode, such as {"whole": 0.4, "segment": 0.6}.
         exact: Compare with every vector.
         nprobe: Lists to search; 0: chosen.
@@ -133,6 +137,8 @@ def search(
         top_k=top_k,
         page_token=page_token,
         min_score=min_score,
+        fold_duplicates=fold_duplicates,
+        diversity=diversity,
         weights=build.make_weights(weights or {}),
         exact=exact,
         nprobe=nprobe,

@@ -52,6 +52,8 @@ def search(
     tag: TagOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="Most results.")] = 10,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.0,
+    fold: Annotated[bool, typer.Option("--fold", help="Fold near-duplicates into their best one.")] = False,
+    diversity: Annotated[float, typer.Option(min=0, max=1, help="Variety among results; 0: none.")] = 0.0,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector.")] = False,
     page_token: Annotated[str, typer.Option(help="For the next page, as the page before says.")] = "",
     as_json: JsonOption = False,
@@ -83,6 +85,8 @@ def search(
         top_k=top_k,
         page_token=page_token,
         min_score=min_score,
+        fold_duplicates=fold,
+        diversity=diversity,
         exact=exact,
     )
     if as_json:

@@ -31,10 +31,17 @@ _HITS_PER_IMAGE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Candidates, and what is stored of each of their segments, in the same order."""
+    """Candidates, and what belongs to them.
+
+    Attributes:
+        candidates: What is ranked.
+        segments: What is stored of each of their segments, in the same order.
+        vectors: Their whole vectors, whether or not they count in the ranking, shape [n, d]; None: not needed.
+    """
 
     candidates: Candidates
     segments: tuple[FoundSegment, ...]
+    vectors: Vector | None
 
 
 class CandidateSearch:
@@ -64,19 +71,20 @@ class CandidateSearch:
         """The candidates that are still there, with the vectors that count."""
         images, segments = await both(self._images(query, generation, ids), self._segments(query, generation, ids))
         needed: Container[str] = segments if query.mode is Mode.SEGMENT else images
-        kept = [image_id for image_id in ids if image_id in needed]
+        kept = [image_id for image_id in ids if image_id in needed and (not images or image_id in images)]
         found = [segment for image_id in kept for segment in segments.get(image_id, ())]
         owners = [at for at, image_id in enumerate(kept) for _ in segments.get(image_id, ())]
+        vectors = _stacked([images[image_id] for image_id in kept], generation) if images else None
         counts = query.mode is not Mode.SEGMENT
         candidates = Candidates(
             ids=tuple(kept),
-            whole=_stacked([images[image_id] for image_id in kept], generation) if counts else None,
+            whole=(_stacked([], generation) if vectors is None else vectors) if counts else None,
             segments=_stacked([segment.vector for segment in found], generation),
             owners=np.array(owners, dtype=np.intp),
             boxes=as_array([segment.box for segment in found]),
             counts=salience(np.array([segment.area for segment in found], dtype=np.float64)),
         )
-        return Gathered(candidates, tuple(found))
+        return Gathered(candidates, tuple(found), vectors)
 
     async def _by_whole(
         self, query: SearchQuery, generation: Generation, parts: Sequence[PartVectors], wanted: int
@@ -112,7 +120,7 @@ class CandidateSearch:
             limit = min(4 * limit, _MOST_HITS)
 
     async def _images(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> dict[str, Vector]:
-        if query.mode is Mode.SEGMENT:
+        if query.mode is Mode.SEGMENT and not query.compares_results:
             return {}
         return await self._vectors.get_image_vectors(generation, ids, consistency=query.params.consistency)
 

@@ -178,6 +178,8 @@ class SearchQuery:
         shown: Digests of the images that earlier pages showed.
         position_weight: What place, relation and count weigh in a score where they are asked for, in [0, 1].
         min_score: Lowest score, in [0, 1].
+        fold_duplicates: Whether near-duplicates are folded into their best one.
+        diversity: Variety among results, in [0, 1]; 0: none.
         params: How the engine searches.
         explain: Whether results say how their score came about.
         include_masks: Whether matched segments carry their masks.
@@ -196,10 +198,17 @@ class SearchQuery:
     shown: frozenset[bytes]
     position_weight: float
     min_score: float
+    fold_duplicates: bool
+    diversity: float
     params: SearchParams
     explain: bool
     include_masks: bool
     digest: bytes
+
+    @property
+    def compares_results(self) -> bool:
+        """Whether results are compared with each other, for which whole vectors are needed in every mode."""
+        return self.fold_duplicates or self.diversity > 0
 
     @property
     def named_images(self) -> frozenset[str]:

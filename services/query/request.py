@@ -96,6 +96,8 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
     # Written so that NaN fails too.
     if not 0 <= message.min_score <= 1:
         raise InvalidArgument(f"needs a number in [0, 1], not {message.min_score:g}", field="min_score")
+    if not 0 <= message.diversity <= 1:
+        raise InvalidArgument(f"needs a number in [0, 1], not {message.diversity:g}", field="diversity")
     if message.nprobe > MAX_NPROBE:
         raise InvalidArgument(f"is at most {MAX_NPROBE}; 0 lets the service choose", field="nprobe")
     if message.consistency not in _CONSISTENCIES:
@@ -120,6 +122,8 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         shown=shown,
         position_weight=_read_position_weight(message),
         min_score=message.min_score,
+        fold_duplicates=message.fold_duplicates,
+        diversity=message.diversity,
         params=SearchParams(
             nprobe=message.nprobe, exact=message.exact, consistency=_CONSISTENCIES[message.consistency]
         ),
@@ -139,8 +143,6 @@ def read_top(value: int, field: str, *, default: int, most: int) -> int:
 def _refuse_later(message: pb.SearchRequest) -> None:
     """InvalidArgument for the first field that only later versions read."""
     later = [
-        ("fold_duplicates", message.fold_duplicates),
-        ("diversity", message.diversity != 0),
         ("mode", message.mode == pb.SEARCH_MODE_TAGS),
         ("weights.tag", message.weights.HasField("tag")),
     ]

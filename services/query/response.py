@@ -42,6 +42,7 @@ def _result(collection: str, found: FoundImage, include_masks: bool) -> pb.Searc
             )
             for score in found.score_parts
         ],
+        duplicate_ids=found.duplicates,
     )
 
 

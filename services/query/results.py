@@ -38,12 +38,14 @@ class Ranked:
         score: In [0, 1].
         matches: (index of the part, the segment, cosine), best first.
         score_parts: How the score came about; empty where nobody asked.
+        duplicates: Names of near-duplicates folded into it.
     """
 
     id: str
     score: float
     matches: tuple[tuple[int, FoundSegment, float], ...]
     score_parts: tuple[PartScore, ...]
+    duplicates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class FoundImage:
     score: float
     matched: tuple[Matched, ...]
     score_parts: tuple[PartScore, ...]
+    duplicates: tuple[str, ...]
     original_url: str
     thumbnail_url: str
 
@@ -76,24 +79,18 @@ class ResultReader:
         # Over all searches: the store lets some calls wait and refuses the rest, and a search reads up to 100 images.
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
 
-    async def read(self, collection: str, ranked: Iterable[Ranked]) -> list[FoundImage]:
-        """The images that are still there, in order."""
+    async def read(self, collection: str, ranked: Iterable[Ranked]) -> list[FoundImage | None]:
+        """The images, in order; None for those that are gone."""
 
         async def read(image: Ranked) -> FoundImage | None:
             async with self._slots:
                 return await self._read(collection, image)
 
-        found = await together(map(read, ranked))
-        return [image for image in found if image is not None]
+        return await together(map(read, ranked))
 
     async def _read(self, collection: str, image: Ranked) -> FoundImage | None:
-        try:
-            record = ImageRecord.model_validate_json(await self._objects.get(record_key(collection, image.id)))
-        except ObjectMissing:
-            # Deleted since it was indexed; its rows follow.
-            return None
-        except ValidationError:
-            _log.exception("record can not be read", collection=collection, image_id=image.id)
+        record = await self._record(collection, image.id)
+        if record is None:
             return None
         original, thumbnail = await both(
             self._objects.presign(original_key(collection, image.id)),
@@ -104,9 +101,20 @@ class ResultReader:
             score=image.score,
             matched=await self._matched(collection, image),
             score_parts=image.score_parts,
+            duplicates=tuple([name for name in image.duplicates if await self._record(collection, name)]),
             original_url=original,
             thumbnail_url=thumbnail,
         )
+
+    async def _record(self, collection: str, image_id: str) -> ImageRecord | None:
+        try:
+            return ImageRecord.model_validate_json(await self._objects.get(record_key(collection, image_id)))
+        except ObjectMissing:
+            # Deleted since it was indexed; its rows follow.
+            return None
+        except ValidationError:
+            _log.exception("record can not be read", collection=collection, image_id=image_id)
+            return None
 
     async def _matched(self, collection: str, image: Ranked) -> tuple[Matched, ...]:
         if not image.matches:

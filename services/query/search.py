@@ -25,6 +25,7 @@ from services.query.position import Wishes
 from services.query.ranking import Fusion, PartScore, Scores
 from services.query.reading import reading
 from services.query.results import FoundImage, Ranked, ResultReader
+from services.query.variety import diversified, folded
 
 __all__ = ["Answer", "Plan", "Search"]
 
@@ -170,12 +171,16 @@ class Search:
     async def _page(self, query: SearchQuery, ranking: "_Ranking") -> tuple[list[FoundImage], bool]:
         """A full page if there are so many, and whether something is left; what is gone makes room for the next."""
         results: list[FoundImage] = []
-        at = 0
-        while len(results) < query.top_k and at < len(ranking.order):
-            chunk = ranking.order[at : at + query.top_k - len(results)]
-            at += len(chunk)
-            results += await self._reader.read(query.collection, map(ranking.ranked, chunk))
-        return results, at < len(ranking.order)
+        left = ranking.order
+        while len(results) < query.top_k and left:
+            count = query.top_k - len(results)
+            chunk, left = left[:count], left[count:]
+            found = await self._reader.read(query.collection, map(ranking.ranked, chunk))
+            results += [image for image in found if image is not None]
+            gone = [index for index, image in zip(chunk, found, strict=True) if image is None]
+            # Before those that rank below them all: what was folded into something that is gone stands for itself.
+            left = [heir for index in gone for heir in ranking.heirs(index)] + left
+        return results, bool(left)
 
 
 class _Ranking:
@@ -192,12 +197,24 @@ class _Ranking:
         )
         fusion = Fusion(query.whole_weight, query.segment_weight)
         self._scores = Scores(embedded.parts, gathered.candidates, fusion, wishes)
-        ids, named = gathered.candidates.ids, query.named_images
-        self.order = [
-            index
-            for index in self._scores.order(query.min_score)
-            if ids[index] not in named and image_digest(ids[index]) not in query.shown
-        ]
+        ids = gathered.candidates.ids
+        passing = [index for index in self._scores.order(query.min_score) if ids[index] not in query.named_images]
+        shown = [index for index in passing if image_digest(ids[index]) in query.shown]
+        known = set(shown)
+        self.order = [index for index in passing if index not in known]
+        self._duplicates: dict[int, list[int]] = {}
+        if gathered.vectors is not None and query.fold_duplicates:
+            self._duplicates = folded(self.order, gathered.vectors, shown)
+            self.order = list(self._duplicates)
+        if gathered.vectors is not None and query.diversity:
+            self.order = diversified(self.order, self._scores.scores, gathered.vectors, query.diversity, shown)
+
+    def heirs(self, index: int) -> list[int]:
+        """What takes the place of a result that is gone: the best of its near-duplicates, with the others under it."""
+        alike = self._duplicates.get(index, [])
+        if alike:
+            self._duplicates[alike[0]] = alike[1:]
+        return alike[:1]
 
     def ranked(self, index: int) -> Ranked:
         """One of them, with its matches."""
@@ -209,6 +226,7 @@ class _Ranking:
                 for match in self._scores.matches(index)
             ),
             score_parts=tuple(self._explained(index)) if self._query.explain else (),
+            duplicates=tuple(self._gathered.candidates.ids[other] for other in self._duplicates.get(index, ())),
         )
 
     def _explained(self, index: int) -> Iterator[PartScore]:
@@ -218,5 +236,7 @@ class _Ranking:
 
 
 def _next_token(query: SearchQuery, results: list[FoundImage]) -> str:
-    shown = query.shown | {image_digest(found.record.id) for found in results}
+    """Where the next page begins: behind all that was shown, and what was folded into it."""
+    names = [name for found in results for name in (found.record.id, *found.duplicates)]
+    shown = query.shown | {image_digest(name) for name in names}
     return write_token(query.digest, shown) if len(shown) < MAX_DEPTH else ""

@@ -275,12 +275,6 @@ def test_texts_in_a_batch_are_named(client: Client) -> None:
 
 
 NOT_BUILT: Final[dict[str, tuple[query.SearchRequest, str]]] = {
-    "relations": (
-        query.SearchRequest(relations=[query.Relation(first=0, kind=query.Relation.KIND_LEFT_OF, second=0)]),
-        "relations",
-    ),
-    "fold_duplicates": (query.SearchRequest(fold_duplicates=True), "fold_duplicates"),
-    "diversity": (query.SearchRequest(diversity=0.5), "diversity"),
     "mode TAGS": (query.SearchRequest(mode=query.SEARCH_MODE_TAGS), "mode"),
     "tag weight": (query.SearchRequest(weights=query.Weights(tag=0.5)), "weights.tag"),
 }

@@ -355,7 +355,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[pb.Part], tuple[grpc.StatusCode, s
         [pb.Part(image_url="file:///etc/hostname")],
         (INVALID, "parts[0].image_url", "URL_MALFORMED"),
     ),
-    "later": ({"diversity": 0.5}, [text("x")], (INVALID, "diversity", "NOT_IMPLEMENTED")),
+    "later": ({"mode": pb.SEARCH_MODE_TAGS}, [text("x")], (INVALID, "mode", "NOT_IMPLEMENTED")),
 }
 
 
@@ -393,3 +393,37 @@ def test_the_other_way_round_fits_less(query: QueryServiceStub) -> None:
         response = search(query, text("red"), text("blue"), mode=SEGMENT, relations=[relation])
         found[kind] = scores(response)["red-blue"]
     assert found[pb.Relation.KIND_LEFT_OF] > found[pb.Relation.KIND_RIGHT_OF] + 0.2
+
+
+@pytest.mark.parametrize("mode", [WHOLE, HYBRID])
+def test_near_duplicates_are_folded(query: QueryServiceStub, mode: pb.SearchMode.ValueType) -> None:
+    plain = ids(search(query, text("red"), mode=mode, top_k=13))
+    response = search(query, text("red"), mode=mode, top_k=13, fold_duplicates=True)
+    assert {"red", NEW} <= set(plain)
+    folded = {result.image.id: set(result.duplicate_ids) for result in response.results}
+    assert ("red" in folded) != (NEW in folded)
+    stays = "red" if "red" in folded else NEW
+    assert ({"red", NEW} - {stays}) <= folded[stays]
+    assert set(folded) | {name for names in folded.values() for name in names} == set(plain)
+    assert GHOST not in folded[stays]
+
+
+def test_what_was_folded_is_on_no_later_page(query: QueryServiceStub) -> None:
+    seen: list[str] = []
+    token = ""
+    while True:
+        response = search(query, text("red"), mode=WHOLE, top_k=2, fold_duplicates=True, page_token=token)
+        seen += [name for result in response.results for name in (result.image.id, *result.duplicate_ids)]
+        token = response.next_page_token
+        if not token:
+            break
+    assert len(seen) == len(set(seen))
+    assert set(seen) == set(ids(search(query, text("red"), mode=WHOLE, top_k=13)))
+
+
+def test_variety(query: QueryServiceStub) -> None:
+    plain = ids(search(query, text("red"), mode=SEGMENT, top_k=13))
+    varied = ids(search(query, text("red"), mode=SEGMENT, top_k=13, diversity=0.7))
+    assert set(varied) == set(plain)
+    assert varied[0] == plain[0]
+    assert varied != plain

@@ -429,11 +429,9 @@ class SearchRequest(_message.Message):
     consistency: Global___Consistency.ValueType
     """How fresh."""
     fold_duplicates: _builtins.bool
-    """Whether near-duplicates are folded into their best one. Not offered yet: INVALID_ARGUMENT."""
+    """Whether near-duplicates are folded into their best one."""
     diversity: _builtins.float
-    """Variety among results by maximal marginal relevance, in [0, 1]; 0: none. Others are not offered yet:
-    INVALID_ARGUMENT.
-    """
+    """Variety among results by maximal marginal relevance, in [0, 1]; 0: none. Results are in that order then, not by score."""
     explain: _builtins.bool
     """Whether each result says how its score came about."""
     include_masks: _builtins.bool
@@ -582,7 +580,7 @@ class SearchResult(_message.Message):
 
     @_builtins.property
     def duplicate_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Near-duplicates folded into it; empty so far."""
+        """Near-duplicates folded into it, best first."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.measures import Counts, best_iou, box_mask, mean, rank_of, recall_at, resized
+from benchmarks.measures import Counts, average_precision_at, best_iou, box_mask, mean, rank_of, recall_at, resized
 
 
 def test_ranks_and_recalls() -> None:
@@ -42,3 +42,11 @@ def test_precision_and_recall_of_tags() -> None:
     assert counts.recall == pytest.approx(1 / 3)
     nothing = Counts.of({}, {})
     assert (nothing.precision, nothing.recall) == (0, 0)
+
+
+def test_average_precision_rewards_early_answers() -> None:
+    assert average_precision_at(["a", "b", "x"], {"a", "b"}, 10) == 1
+    assert average_precision_at(["x", "a"], {"a"}, 10) == 0.5
+    assert average_precision_at(["a", "x", "b"], {"a", "b"}, 10) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision_at(["x"] * 10 + ["a"], {"a"}, 10) == 0
+    assert average_precision_at([], {"a"}, 10) == 0

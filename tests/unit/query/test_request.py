@@ -150,9 +150,9 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
         "relations",
         "segments",
     ),
-    "fold_duplicates": (request(fold_duplicates=True), "fold_duplicates", "not offered"),
-    "diversity": (request(diversity=0.5), "diversity", "not offered"),
-    "diversity NaN": (request(diversity=math.nan), "diversity", "not offered"),
+    "diversity above 1": (request(diversity=1.5), "diversity", "[0, 1]"),
+    "diversity negative": (request(diversity=-0.5), "diversity", "[0, 1]"),
+    "diversity NaN": (request(diversity=math.nan), "diversity", "[0, 1]"),
     "placement nowhere": (
         request(pb.Part(text="x"), pb.Part(text="x", placement=pb.Placement())),
         "parts[1].placement",

@@ -289,7 +289,9 @@ def test_ctrl_c_is_130(ready: FakeServices, folder: Path) -> None:
 
     ready.stream = stream
     addresses = {f"SACCADE_{name}_ADDRESS": ready.address for name in ("EMBEDDER", "INGEST", "QUERY")}
-    command = [sys.executable, "-c", "from saccade.cli import main; main()", "ingest", str(folder), "-c", "demo"]
+    # Where the tests themselves run in the background, the signal is ignored, also by what they start.
+    code = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from saccade.cli import main; main()"
+    command = [sys.executable, "-c", code, "ingest", str(folder), "-c", "demo"]
     # Of a process of its own, as a terminal's: within the tests the signal may reach another's code.
     with subprocess.Popen(command, env=os.environ | addresses, stderr=subprocess.PIPE, text=True) as process:
         try:
