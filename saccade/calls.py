@@ -1,6 +1,6 @@
 """The unary calls of the three services, once: their arguments, their requests, and what their answers mean.
 
-Those that no service offers yet are not here: jobs, and a collection's tags and map (ListTags, ProjectImages).
+Those that no service offers yet are not here: jobs.
 Client and AsyncClient are two faces of this list. A function here builds a `Call` or a `Pages` and touches no network.
 """
 
@@ -36,6 +36,8 @@ __all__ = [
     "get_vocabulary",
     "list_collections",
     "list_images",
+    "list_tags",
+    "project_images",
     "put_vocabulary",
     "search",
     "segment_at",
@@ -208,6 +210,39 @@ def list_images(
     """The collection's images by id, without segments; pages are asked for as they are needed."""
     request = ingest.ListImagesRequest(collection=collection, filter=build.make_filter(filter), page_size=page_size)
     return Pages("ingest", "ListImages", request, lambda answer: answer.images)
+
+
+def list_tags(collection: str, *, filter: build.Filter | None = None, page_size: int = 0) -> Pages[query.TagCount]:
+    """The collection's tags with how many images carry them, most frequent first."""
+    request = query.ListTagsRequest(collection=collection, filter=build.make_filter(filter), page_size=page_size)
+    return Pages("query", "ListTags", request, lambda answer: answer.tags)
+
+
+def project_images(
+    collection: str,
+    *,
+    filter: build.Filter | None = None,
+    max_images: int = 0,
+    method: build.Method = "",
+    parts: Iterable[query.Part] = (),
+) -> Call[query.ProjectImagesResponse]:
+    """The collection on a plane, near images near each other, with places of a query's parts.
+
+    Args:
+        collection: Its name.
+        filter: Which images count.
+        max_images: Most images, sampled if there are more; 0 for 2,000, at most 20,000.
+        method: pca or umap, which needs its library beside the query service ("": pca).
+        parts: From `make_part`; what to place on the map too.
+    """
+    request = query.ProjectImagesRequest(
+        collection=collection,
+        filter=build.make_filter(filter),
+        max_images=max_images,
+        method=build.named_value(query.ProjectImagesRequest.Method, "METHOD_", method),
+        parts=parts,
+    )
+    return Call("query", "ProjectImages", request, _same)
 
 
 def update_image(

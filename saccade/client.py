@@ -171,6 +171,7 @@ class Client(_Base):
     create_collection = _now(calls.create_collection)
     get_collection = _now(calls.get_collection)
     delete_collection = _now(calls.delete_collection)
+    project_images = _now(calls.project_images)
     put_vocabulary = _now(calls.put_vocabulary)
     get_vocabulary = _now(calls.get_vocabulary)
     get_model = _now(calls.get_model)
@@ -179,6 +180,7 @@ class Client(_Base):
     analyze_images = _now(calls.analyze_images)
     segment_at = _now(calls.segment_at)
     list_images = _all_now(calls.list_images)
+    list_tags = _all_now(calls.list_tags)
     list_collections = _all_now(calls.list_collections)
 
     def call(self, call: calls.Call[R]) -> R:
@@ -264,6 +266,7 @@ class AsyncClient(_Base):
     create_collection = _soon(calls.create_collection)
     get_collection = _soon(calls.get_collection)
     delete_collection = _soon(calls.delete_collection)
+    project_images = _soon(calls.project_images)
     put_vocabulary = _soon(calls.put_vocabulary)
     get_vocabulary = _soon(calls.get_vocabulary)
     get_model = _soon(calls.get_model)
@@ -272,6 +275,7 @@ class AsyncClient(_Base):
     analyze_images = _soon(calls.analyze_images)
     segment_at = _soon(calls.segment_at)
     list_images = _all_soon(calls.list_images)
+    list_tags = _all_soon(calls.list_tags)
     list_collections = _all_soon(calls.list_collections)
 
     async def call(self, call: calls.Call[R]) -> R:

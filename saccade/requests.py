@@ -27,6 +27,7 @@ __all__ = [
     "Box",
     "Consistency",
     "Filter",
+    "Method",
     "Mode",
     "NewImage",
     "Picture",
@@ -60,6 +61,7 @@ Box: TypeAlias = tuple[float, float, float, float]
 Point: TypeAlias = tuple[float, float] | tuple[float, float, bool]
 """x, y as fractions of the image's sides; a third True: a point outside the wanted region."""
 
+Method = Literal["", "pca", "umap"]
 Mode = Literal["", "whole", "segment", "hybrid", "tags"]
 Place = Literal["left", "right", "top", "bottom", "center"]
 RelationKind = Literal["left_of", "right_of", "above", "below", "near", "inside"]

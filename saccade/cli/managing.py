@@ -153,6 +153,28 @@ def list_(
 
 
 @app.command()
+def tags(
+    context: typer.Context,
+    *,
+    collection: CollectionOption = DEFAULT_COLLECTION,
+    filter_json: FilterOption = "",
+    tag: TagOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most tags.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """List a collection's tags with how many images carry them; with --tag, of the images that carry that one."""
+    found = client_of(context).list_tags(
+        collection, filter=combined_filter(filter_json, tag), page_size=min(limit, 1000)
+    )
+    taken = [count for count, _ in zip(found, range(limit), strict=False)]
+    if as_json:
+        write_json([to_dict(count) for count in taken])
+    else:
+        rows = [[count.name, count.category, str(count.image_count)] for count in taken]
+        show_table(["tag", "category", "images"], rows, empty="no tags")
+
+
+@app.command()
 def update(
     context: typer.Context,
     *,

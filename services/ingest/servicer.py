@@ -11,12 +11,12 @@ from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1 import ingest_service_pb2_grpc
 from services.common.deadline import call_deadline
 from services.common.errors import InvalidArgument, Overloaded, Unimplemented
+from services.common.pages import page_size, read_token, write_token
 from services.common.records import check_collection_name
 from services.common.vectors import FilterTarget, compile_filter
 from services.ingest.check import new_image
 from services.ingest.collections import Collections
 from services.ingest.library import Library
-from services.ingest.pages import page_size, read_token, write_token
 from services.ingest.reader import Reader
 from services.ingest.settings import IngestSettings
 from services.ingest.stream import stream_images

@@ -15,10 +15,12 @@ from services.query.collections import Collections
 from services.query.concurrency import Gate
 from services.query.embedding import PartEmbedder
 from services.query.picture import PictureSegmenter
+from services.query.projection import Projector
 from services.query.results import ResultReader
 from services.query.search import Search
 from services.query.servicer import QueryServicer
 from services.query.settings import QuerySettings
+from services.query.tags import TagCounter
 
 _log = structlog.get_logger("services.query")
 
@@ -29,19 +31,24 @@ async def _main(settings: QuerySettings) -> None:
     vectors = VectorStore(settings)
     embedder = EmbedderClient(settings.embedder_address, timeout_s=settings.embedder_timeout_s)
     fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
-    collections = Collections(objects, ttl_s=settings.collection_ttl_s)
+    collections = Collections(objects, ttl_s=settings.collection_ttl_s, vocabulary=settings.vocabulary)
     limits = settings.image_limits
+    parts = PartEmbedder(embedder, vectors, objects, fetcher, limits)
     servicer = QueryServicer(
-        Search(
+        search=Search(
             collections,
-            PartEmbedder(embedder, vectors, objects, fetcher, limits),
+            parts,
             vectors,
             ResultReader(objects),
             count_patience_s=settings.count_patience_s,
         ),
-        PictureSegmenter(collections, embedder, limits, vocabulary=settings.vocabulary),
-        Gate(settings.max_searches, settings.max_waiting),
-        limits,
+        segmenter=PictureSegmenter(collections, embedder, limits),
+        collections=collections,
+        tags=TagCounter(vectors),
+        projector=Projector(vectors),
+        embedder=parts,
+        gate=Gate(settings.max_searches, settings.max_waiting),
+        limits=limits,
     )
     server = Server(settings)
     server.add(pb.DESCRIPTOR.services_by_name["QueryService"], add_QueryServiceServicer_to_server, servicer)

@@ -14,14 +14,11 @@ __all__ = ["PictureSegmenter"]
 class PictureSegmenter:
     """Finds what a person may click on in a picture. Safe for concurrent use."""
 
-    def __init__(
-        self, collections: Collections, embedder: EmbedderClient, limits: ImageLimits, *, vocabulary: str
-    ) -> None:
-        """Ask these; `vocabulary` is that of collections that name none."""
+    def __init__(self, collections: Collections, embedder: EmbedderClient, limits: ImageLimits) -> None:
+        """Ask these."""
         self._collections = collections
         self._embedder = embedder
         self._limits = limits
-        self._vocabulary = vocabulary
 
     async def segments(self, collection: str, image: bytes, max_segments: int) -> tuple[Segment, ...]:
         """The picture's segments, best first, with masks and with tags of the collection's vocabulary.
@@ -33,7 +30,7 @@ class PictureSegmenter:
         """
         await asyncio.to_thread(probe, image, self._limits, "image")
         record = await self._collections.get(collection)
-        vocabulary = await self._collections.vocabulary(record.vocabulary or self._vocabulary)
+        vocabulary = await self._collections.vocabulary_of(record)
         made = await self._embedder.analyze_images(
             [image],
             lane=Lane.INTERACTIVE,

@@ -1,7 +1,7 @@
 """Reads and checks a SearchRequest: every error names the field at fault and what would be right."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
 
@@ -35,8 +35,9 @@ from services.query.domain import (
 )
 from services.query.grammar import read_text
 from services.query.paging import MAX_DEPTH, read_token
+from services.query.projection import Method
 
-__all__ = ["read_search", "read_top"]
+__all__ = ["ProjectionQuery", "read_projection", "read_search", "read_top"]
 
 MAX_PARTS: Final = 16
 MAX_TEXT: Final = 2_000
@@ -47,9 +48,16 @@ DEFAULT_TOP_K: Final = 10
 DEFAULT_WHOLE: Final = 0.4
 DEFAULT_SEGMENT: Final = 0.6
 DEFAULT_POSITION: Final = 0.3
+DEFAULT_MAP: Final = 2_000
+MAX_MAP: Final = 20_000
 MAX_COUNT: Final = 64
 MAX_RELATIONS: Final = 16
 
+_METHODS: Final = {
+    pb.ProjectImagesRequest.METHOD_UNSPECIFIED: Method.PCA,
+    pb.ProjectImagesRequest.METHOD_PCA: Method.PCA,
+    pb.ProjectImagesRequest.METHOD_UMAP: Method.UMAP,
+}
 _MODES: Final = {
     pb.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
     pb.SEARCH_MODE_WHOLE: Mode.WHOLE,
@@ -130,6 +138,37 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         explain=message.explain,
         include_masks=message.include_masks,
         digest=digest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionQuery:
+    """What a map is to show: images that pass `where`, at most so many, and parts of a query, maybe none."""
+
+    collection: str
+    where: str
+    max_images: int
+    method: Method
+    parts: tuple[QueryPart, ...]
+
+
+def read_projection(message: pb.ProjectImagesRequest, limits: ImageLimits) -> ProjectionQuery:
+    """The map that a request means.
+
+    Raises:
+        InvalidArgument: a field is wrong.
+    """
+    collection = check_collection_name(message.collection, "collection")
+    if message.method not in _METHODS:
+        raise InvalidArgument("is none of PCA and UMAP", field="method")
+    if len(message.parts) > MAX_PARTS:
+        raise InvalidArgument(f"holds at most {MAX_PARTS} parts, not {len(message.parts)}", field="parts")
+    return ProjectionQuery(
+        collection,
+        compile_filter(message.filter, FilterTarget.IMAGES),
+        read_top(message.max_images, "max_images", default=DEFAULT_MAP, most=MAX_MAP),
+        _METHODS[message.method],
+        tuple(_read_part(i, part, limits) for i, part in enumerate(message.parts)),
     )
 
 

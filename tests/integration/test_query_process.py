@@ -2,13 +2,16 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
+from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError, api_error
 from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
@@ -73,15 +76,81 @@ def test_what_can_not_be_taken_apart(
 
 
 def test_what_is_not_offered_says_so(query: QueryServiceStub) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: query.ListTags(pb.ListTagsRequest(collection="toys"), timeout=TIMEOUT_S),
-        lambda: query.ProjectImages(pb.ProjectImagesRequest(collection="toys"), timeout=TIMEOUT_S),
-    ]
-    for call in calls:
-        with pytest.raises(grpc.RpcError) as caught:
-            call()
-        assert error_of(caught).code == grpc.StatusCode.UNIMPLEMENTED
-        assert "not offered" in error_of(caught).message
+    request = pb.SearchRequest(collection="toys", parts=[pb.Part(text="red")], mode=pb.SEARCH_MODE_TAGS)
+    with pytest.raises(grpc.RpcError) as caught:
+        query.Search(request, timeout=TIMEOUT_S)
+    assert "not offered" in error_of(caught).message
+
+
+def test_a_map(query: QueryServiceStub) -> None:
+    request = pb.ProjectImagesRequest(collection="toys", parts=[pb.Part(text="red"), pb.Part(image_id="blue")])
+    map_ = query.ProjectImages(request, timeout=TIMEOUT_S)
+    places = {image.image_id: np.array([image.x, image.y]) for image in map_.images}
+    assert {"red", "blue", "green"} <= set(places)
+    # What looks alike lies together.
+    assert np.linalg.norm(places["red"] - places["red-new"]) < 1e-3
+    assert np.linalg.norm(places["red"] - places["blue"]) > 0.1
+    there = np.array([map_.parts[1].x, map_.parts[1].y])
+    assert np.linalg.norm(there - places["blue"]) < 1e-3
+    assert 0 < map_.explained_variance[1] <= map_.explained_variance[0] <= 1
+    assert query.ProjectImages(request, timeout=TIMEOUT_S) == map_
+    few = query.ProjectImages(pb.ProjectImagesRequest(collection="toys", max_images=3), timeout=TIMEOUT_S)
+    assert len(few.images) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"collection": "nowhere"}, grpc.StatusCode.NOT_FOUND, "collection"),
+        ({"max_images": 20_001}, grpc.StatusCode.INVALID_ARGUMENT, "max_images"),
+        ({"method": 7}, grpc.StatusCode.INVALID_ARGUMENT, "method"),
+        ({"parts": [pb.Part()]}, grpc.StatusCode.INVALID_ARGUMENT, "parts[0]"),
+        ({"parts": [pb.Part(text="x")] * 17}, grpc.StatusCode.INVALID_ARGUMENT, "parts"),
+    ],
+)
+def test_maps_that_can_not_be_drawn(
+    query: QueryServiceStub, fields: dict[str, Any], code: grpc.StatusCode, field: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        query.ProjectImages(pb.ProjectImagesRequest(**({"collection": "toys"} | fields)), timeout=TIMEOUT_S)
+    assert (error_of(caught).code, error_of(caught).fields[0][0]) == (code, field)
+
+
+def test_tags_are_counted(query: QueryServiceStub) -> None:
+    whole = query.ListTags(pb.ListTagsRequest(collection="toys"), timeout=TIMEOUT_S)
+    counts = [(tag.name, tag.image_count) for tag in whole.tags]
+    assert counts == sorted(counts, key=lambda pair: (-pair[1], pair[0]))
+    assert len({name for name, _ in counts}) == len(counts) > 2
+    assert not whole.next_page_token
+    paged, token = [], ""
+    while True:
+        page = query.ListTags(pb.ListTagsRequest(collection="toys", page_size=2, page_token=token), timeout=TIMEOUT_S)
+        paged += [(tag.name, tag.image_count) for tag in page.tags]
+        token = page.next_page_token
+        if not token:
+            break
+    assert paged == counts
+    name, count = counts[0]
+    of_it = types_pb2.Filter(tags=types_pb2.Filter.Tags(names=[name]))
+    narrowed = query.ListTags(pb.ListTagsRequest(collection="toys", filter=of_it), timeout=TIMEOUT_S)
+    assert (narrowed.tags[0].image_count, narrowed.tags[0].name <= name) == (count, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"collection": "nowhere"}, grpc.StatusCode.NOT_FOUND, "collection"),
+        ({"page_size": 1_001}, grpc.StatusCode.INVALID_ARGUMENT, "page_size"),
+        ({"page_token": "x"}, grpc.StatusCode.INVALID_ARGUMENT, "page_token"),
+        ({"filter": types_pb2.Filter(ids=types_pb2.Filter.Ids())}, grpc.StatusCode.INVALID_ARGUMENT, "filter.ids.ids"),
+    ],
+)
+def test_tags_that_can_not_be_listed(
+    query: QueryServiceStub, fields: dict[str, Any], code: grpc.StatusCode, field: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        query.ListTags(pb.ListTagsRequest(**({"collection": "toys"} | fields)), timeout=TIMEOUT_S)
+    assert (error_of(caught).code, error_of(caught).fields[0][0]) == (code, field)
 
 
 def test_many_at_a_time(gallery: Stack) -> None:

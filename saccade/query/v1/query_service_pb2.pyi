@@ -847,7 +847,7 @@ class ListTagsResponse(_message.Message):
     """For the next page; empty at the end."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedCompositeFieldContainer[Global___TagCount]:
-        """Most frequent first."""
+        """Most frequent first, then by name."""
 
     def __init__(
         self,

@@ -76,14 +76,14 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTags(self, request, context):
-        """The tags of a collection with how many images carry them. Not offered yet: UNIMPLEMENTED.
+        """The tags of a collection with how many images carry them, as of some seconds ago.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ProjectImages(self, request, context):
-        """A collection on a plane, near images near each other. Not offered yet: UNIMPLEMENTED.
+        """A collection on a plane, near images near each other; the same from call to call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

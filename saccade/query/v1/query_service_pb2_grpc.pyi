@@ -38,9 +38,9 @@ class QueryServiceStub:
     SegmentImage: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.SegmentImageRequest, _query_service_pb2.SegmentImageResponse]
     """The segments of a picture that is not stored: what a person may click on."""
     ListTags: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ListTagsRequest, _query_service_pb2.ListTagsResponse]
-    """The tags of a collection with how many images carry them. Not offered yet: UNIMPLEMENTED."""
+    """The tags of a collection with how many images carry them, as of some seconds ago."""
     ProjectImages: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ProjectImagesRequest, _query_service_pb2.ProjectImagesResponse]
-    """A collection on a plane, near images near each other. Not offered yet: UNIMPLEMENTED."""
+    """A collection on a plane, near images near each other; the same from call to call."""
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -52,9 +52,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
     SegmentImage: _aio.UnaryUnaryMultiCallable[_query_service_pb2.SegmentImageRequest, _query_service_pb2.SegmentImageResponse]  # type: ignore[assignment]
     """The segments of a picture that is not stored: what a person may click on."""
     ListTags: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ListTagsRequest, _query_service_pb2.ListTagsResponse]  # type: ignore[assignment]
-    """The tags of a collection with how many images carry them. Not offered yet: UNIMPLEMENTED."""
+    """The tags of a collection with how many images carry them, as of some seconds ago."""
     ProjectImages: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ProjectImagesRequest, _query_service_pb2.ProjectImagesResponse]  # type: ignore[assignment]
-    """A collection on a plane, near images near each other. Not offered yet: UNIMPLEMENTED."""
+    """A collection on a plane, near images near each other; the same from call to call."""
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds images."""
@@ -81,7 +81,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ListTagsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ListTagsResponse, _abc.Awaitable[_query_service_pb2.ListTagsResponse]]:
-        """The tags of a collection with how many images carry them. Not offered yet: UNIMPLEMENTED."""
+        """The tags of a collection with how many images carry them, as of some seconds ago."""
 
     @_abc_1.abstractmethod
     def ProjectImages(
@@ -89,6 +89,6 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ProjectImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ProjectImagesResponse, _abc.Awaitable[_query_service_pb2.ProjectImagesResponse]]:
-        """A collection on a plane, near images near each other. Not offered yet: UNIMPLEMENTED."""
+        """A collection on a plane, near images near each other; the same from call to call."""
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,6 +60,8 @@ READ_BYTES: Final = 32 * 1024 * 1024
 IMAGE_BATCH: Final = MAX_LIMIT // MAX_SEGMENTS
 # Ids in one query or delete.
 ID_BATCH: Final = 2_000
+# Images whose tags are read in one query: with 100 tags of 20 bytes each, 20 MB.
+TAG_BATCH: Final = 10_000
 # Query vectors in one search.
 MAX_VECTORS: Final = 256
 
@@ -203,12 +205,25 @@ class VectorStore:
         self, generation: Generation, *, where: str, start_after: str = "", limit: int = 100
     ) -> list[str]:
         """The first `limit` ids, sorted, of images that pass `where` and come after `start_after`."""
-        check_limit(limit)
-        name = images_name(generation)
-        after = f"id > {quote(start_after)}" if start_after else ""
-        expression = " and ".join(f"({part})" for part in (where, after) if part)
-        found = await self._query(name, expression, ("id",), Consistency.STRONG, limit=limit, options=_BY_ID)
+        found = await self._listed(
+            generation, ("id",), Consistency.STRONG, where=where, start_after=start_after, limit=limit
+        )
         return [entity["id"] for entity in found]
+
+    async def list_image_tags(
+        self,
+        generation: Generation,
+        *,
+        where: str = "",
+        start_after: str = "",
+        limit: int = TAG_BATCH,
+        consistency: Consistency = Consistency.STRONG,
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """Id and tags of the first `limit` images, by id, that pass `where` and come after `start_after`."""
+        found = await self._listed(
+            generation, ("id", "tags"), consistency, where=where, start_after=start_after, limit=limit
+        )
+        return [(entity["id"], tuple(entity["tags"])) for entity in found]
 
     async def count_images(
         self, generation: Generation, *, where: str = "", consistency: Consistency = Consistency.STRONG
@@ -245,6 +260,21 @@ class VectorStore:
         for batch in _batches(list(dict.fromkeys(ids)), ID_BATCH):
             found += await self._query(images_name(generation), one_of("id", batch), fields, consistency)
         return found
+
+    async def _listed(
+        self,
+        generation: Generation,
+        fields: Sequence[str],
+        consistency: Consistency,
+        *,
+        where: str,
+        start_after: str,
+        limit: int,
+    ) -> list[Entity]:
+        check_limit(limit)
+        after = f"id > {quote(start_after)}" if start_after else ""
+        expression = " and ".join(f"({part})" for part in (where, after) if part)
+        return await self._query(images_name(generation), expression, fields, consistency, limit=limit, options=_BY_ID)
 
     async def _upsert(self, name: str, entities: Sequence[Entity]) -> None:
         for batch in _batches(entities, WRITE_BATCH):

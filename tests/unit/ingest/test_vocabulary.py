@@ -5,7 +5,7 @@ import pytest
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument, NotFound
 from services.common.objects import ObjectStore
-from services.common.records import vocabulary_key
+from services.common.records import CollectionRecord, vocabulary_key
 from services.ingest.vocabulary import Vocabularies, vocabulary_from_message, vocabulary_to_message
 from services.query.collections import Collections
 
@@ -52,7 +52,9 @@ async def test_a_shipped_one_put_as_it_is_is_welcome(objects: ObjectStore) -> No
 async def test_the_query_service_finds_shipped_ones(objects: ObjectStore) -> None:
     vocabularies = Vocabularies(objects, default="general")
     await vocabularies.publish()
-    assert await Collections(objects, ttl_s=1).vocabulary("general") == await vocabularies.get("general")
+    collection = CollectionRecord(name="c", model="toy", fingerprint="f", dimension=4, created_at_ms=1)
+    found = await Collections(objects, ttl_s=1, vocabulary="general").vocabulary_of(collection)
+    assert found == await vocabularies.get("general")
 
 
 async def test_unknown_ones_are_named(objects: ObjectStore) -> None:

@@ -430,3 +430,14 @@ def test_vocabularies(services: FakeServices, run: Run, tmp_path: Path) -> None:
     assert [(entry.name, entry.category) for entry in sent.entries] == [("owl", "animals"), ("bus\u2028stop", "")]
     services.will("GetVocabulary", ingest.GetVocabularyResponse(vocabulary=kept))
     assert "animals" in run("vocabulary", "v").out
+
+
+def test_tags(services: FakeServices, run: Run) -> None:
+    answer = query.ListTagsResponse(tags=[query.TagCount(name="owl", category="bird", image_count=3)])
+    services.will("ListTags", answer)
+    outcome = run("tags", "-c", "demo")
+    assert outcome.code == 0
+    assert "owl" in outcome.out
+    assert "3" in outcome.out
+    services.will("ListTags", answer)
+    assert run("tags", "-c", "demo", "--json").lines[0][0]["name"] == "owl"

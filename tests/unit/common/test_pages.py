@@ -3,7 +3,7 @@ import base64
 import pytest
 
 from services.common.errors import InvalidArgument
-from services.ingest.pages import page_size, read_token, write_token
+from services.common.pages import page_size, read_token, write_token
 
 
 def test_a_token_says_where_to_go_on() -> None:
