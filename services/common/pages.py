@@ -12,8 +12,9 @@ __all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "page_size", "read_token", "wri
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000
-# Ours have at most 132; much longer ones could be nested deeper than the reader goes.
-_MAX_TOKEN_CHARS: Final = 1_000
+# Ours have at most some 1,100, for a tag of 64 characters that JSON spells with 12 each; much longer ones could be
+# nested deeper than the reader goes.
+_MAX_TOKEN_CHARS: Final = 2_000
 
 
 def page_size(asked: int) -> int:

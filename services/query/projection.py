@@ -1,5 +1,6 @@
 """A collection on a plane: near images near each other."""
 
+import asyncio
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ class Projector:
         ):
             tags |= {name: next(iter(some), "") for name, some in rows}
             after = rows[-1][0]
-        vectors = await self._vectors.get_image_vectors(generation, sampled(list(tags), most))
+        # Hashing every name of a large collection would hold up all other calls.
+        chosen = await asyncio.to_thread(sampled, list(tags), most)
+        vectors = await self._vectors.get_image_vectors(generation, chosen)
         names = sorted(vectors)
         stacked = np.array([vectors[name] for name in names], dtype=np.float32)
         return [Placed(name, tags[name]) for name in names], stacked.reshape(len(names), generation.dimension)

@@ -38,3 +38,8 @@ def test_page_sizes() -> None:
         with pytest.raises(InvalidArgument) as caught:
             page_size(size)
         assert caught.value.field == "page_size"
+
+
+def test_the_longest_tag_comes_back() -> None:
+    after = f"{10**12 - 1} {'😀' * 64}"
+    assert read_token(b"tags", write_token(b"tags", after)) == after
