@@ -500,7 +500,7 @@ class Filter(_message.Message):
         all: _builtins.bool
         """True: every name; false: one of them."""
         min_confidence: _builtins.float
-        """Lowest confidence that counts, in [0, 1]. More than 0 is not offered yet: INVALID_ARGUMENT."""
+        """Lowest confidence that counts, in [0, 1]; a person's tags have 1."""
         @_builtins.property
         def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """Names to look for; 1 to 64."""
@@ -627,6 +627,7 @@ class Filter(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     SEGMENT_AREA_FRACTION_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    SEGMENT_WITHIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def all(self) -> Global___Filter.All:
         """Conjunction."""
@@ -667,6 +668,10 @@ class Filter(_message.Message):
     def ids(self) -> Global___Filter.Ids:
         """Named images."""
 
+    @_builtins.property
+    def segment_within(self) -> Global___BoundingBox:
+        """The segment's box lies in this box; segment searches only."""
+
     def __init__(
         self,
         *,
@@ -680,12 +685,13 @@ class Filter(_message.Message):
         height: Global___Filter.Range | None = ...,
         segment_area_fraction: Global___Filter.Range | None = ...,
         ids: Global___Filter.Ids | None = ...,
+        segment_within: Global___BoundingBox | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "create_time", b"create_time", "height", b"height", "ids", b"ids", "kind", b"kind", "metadata", b"metadata", "negated", b"negated", "segment_area_fraction", b"segment_area_fraction", "tags", b"tags", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "create_time", b"create_time", "height", b"height", "ids", b"ids", "kind", b"kind", "metadata", b"metadata", "negated", b"negated", "segment_area_fraction", b"segment_area_fraction", "segment_within", b"segment_within", "tags", b"tags", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "create_time", b"create_time", "height", b"height", "ids", b"ids", "kind", b"kind", "metadata", b"metadata", "negated", b"negated", "segment_area_fraction", b"segment_area_fraction", "tags", b"tags", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "any", b"any", "create_time", b"create_time", "height", b"height", "ids", b"ids", "kind", b"kind", "metadata", b"metadata", "negated", b"negated", "segment_area_fraction", b"segment_area_fraction", "segment_within", b"segment_within", "tags", b"tags", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["all", "any", "negated", "tags", "metadata", "create_time", "width", "height", "segment_area_fraction", "ids"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["all", "any", "negated", "tags", "metadata", "create_time", "width", "height", "segment_area_fraction", "ids", "segment_within"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

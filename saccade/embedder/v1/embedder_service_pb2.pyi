@@ -83,6 +83,7 @@ class GetModelResponse(_message.Message):
     MAX_ITEMS_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name, as in the configuration, such as ViT-B-32/laion2b_s34b_b79k."""
     fingerprint: _builtins.str
@@ -105,6 +106,10 @@ class GetModelResponse(_message.Message):
     """Most bytes in one image."""
     max_image_pixels: _builtins.int
     """Most pixels in one image."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of all models that are loaded, the default one first."""
+
     def __init__(
         self,
         *,
@@ -119,10 +124,11 @@ class GetModelResponse(_message.Message):
         max_items: _builtins.int = ...,
         max_image_bytes: _builtins.int = ...,
         max_image_pixels: _builtins.int = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dimension", b"dimension", "fingerprint", b"fingerprint", "has_text", b"has_text", "logit_scale", b"logit_scale", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_items", b"max_items", "model", b"model", "precision", b"precision", "segmenter", b"segmenter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dimension", b"dimension", "fingerprint", b"fingerprint", "has_text", b"has_text", "logit_scale", b"logit_scale", "max_image_bytes", b"max_image_bytes", "max_image_pixels", b"max_image_pixels", "max_items", b"max_items", "model", b"model", "models", b"models", "precision", b"precision", "segmenter", b"segmenter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,3 +541,175 @@ class SegmentAtResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentAtResponse: _TypeAlias = SegmentAtResponse  # noqa: Y015
+
+@_typing.final
+class EmbedRegionsRequest(_message.Message):
+    """An image and regions on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model; empty for the default one."""
+    image: _builtins.bytes
+    """One encoded image."""
+    lane: Global___Lane.ValueType
+    """The queue."""
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Mask]:
+        """Masks over the image, of any size in its proportions; at most 64, none of them empty."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        image: _builtins.bytes = ...,
+        masks: _abc.Iterable[_types_pb2.Mask] | None = ...,
+        lane: Global___Lane.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "lane", b"lane", "masks", b"masks", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRegionsRequest: _TypeAlias = EmbedRegionsRequest  # noqa: Y015
+
+@_typing.final
+class EmbedRegionsResponse(_message.Message):
+    """Vectors of the image and its regions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VECTOR_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Fingerprint of the model that made them."""
+    @_builtins.property
+    def vector(self) -> _types_pb2.Tensor:
+        """Unit-length vector of the whole image, shape [dimension]."""
+
+    @_builtins.property
+    def regions(self) -> _types_pb2.Tensor:
+        """Unit-length rows in the order of the masks, shape [masks, dimension]."""
+
+    def __init__(
+        self,
+        *,
+        vector: _types_pb2.Tensor | None = ...,
+        regions: _types_pb2.Tensor | None = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "vector", b"vector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "regions", b"regions", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRegionsResponse: _TypeAlias = EmbedRegionsResponse  # noqa: Y015
+
+@_typing.final
+class ChooseTagsRequest(_message.Message):
+    """Vectors to find words for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    AREA_FRACTIONS_FIELD_NUMBER: _builtins.int
+    VOCABULARY_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model; empty for the default one."""
+    lane: Global___Lane.ValueType
+    """The queue."""
+    @_builtins.property
+    def vectors(self) -> _types_pb2.Tensor:
+        """Unit-length vectors of segments, shape [n, dimension]; at most 4,096 rows."""
+
+    @_builtins.property
+    def area_fractions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Share of its image that each segment covers, in (0, 1]; as many as rows."""
+
+    @_builtins.property
+    def vocabulary(self) -> _containers.RepeatedCompositeFieldContainer[Global___VocabularyEntry]:
+        """Words to choose from; at least one."""
+
+    @_builtins.property
+    def prompt_templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sentences that each word is put into, each with one {}; none: "a photo of a {}"."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        vectors: _types_pb2.Tensor | None = ...,
+        area_fractions: _abc.Iterable[_builtins.float] | None = ...,
+        vocabulary: _abc.Iterable[Global___VocabularyEntry] | None = ...,
+        prompt_templates: _abc.Iterable[_builtins.str] | None = ...,
+        lane: Global___Lane.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vectors", b"vectors"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area_fractions", b"area_fractions", "lane", b"lane", "model", b"model", "prompt_templates", b"prompt_templates", "vectors", b"vectors", "vocabulary", b"vocabulary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseTagsRequest: _TypeAlias = ChooseTagsRequest  # noqa: Y015
+
+@_typing.final
+class ChosenTags(_message.Message):
+    """Tags of one vector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Tag]:
+        """Words, most confident first; may be none."""
+
+    def __init__(
+        self,
+        *,
+        tags: _abc.Iterable[_types_pb2.Tag] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChosenTags: _TypeAlias = ChosenTags  # noqa: Y015
+
+@_typing.final
+class ChooseTagsResponse(_message.Message):
+    """Tags of all vectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Fingerprint of the model whose text tower chose."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChosenTags]:
+        """In the order of the rows."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ChosenTags] | None = ...,
+        fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseTagsResponse: _TypeAlias = ChooseTagsResponse  # noqa: Y015

@@ -62,6 +62,16 @@ class EmbedderServiceStub:
                 request_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtRequest.SerializeToString,
                 response_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtResponse.FromString,
                 _registered_method=True)
+        self.EmbedRegions = channel.unary_unary(
+                '/saccade.embedder.v1.EmbedderService/EmbedRegions',
+                request_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsRequest.SerializeToString,
+                response_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsResponse.FromString,
+                _registered_method=True)
+        self.ChooseTags = channel.unary_unary(
+                '/saccade.embedder.v1.EmbedderService/ChooseTags',
+                request_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsRequest.SerializeToString,
+                response_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsResponse.FromString,
+                _registered_method=True)
 
 
 class EmbedderServiceServicer:
@@ -105,6 +115,21 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EmbedRegions(self, request, context):
+        """Vectors of regions whose masks are known, and of the whole image; needs no segmenter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChooseTags(self, request, context):
+        """Tags for vectors that are there already, chosen as AnalyzeImages chooses them. FAILED_PRECONDITION where the model has
+        no text tower.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbedderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +157,16 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.SegmentAt,
                     request_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtRequest.FromString,
                     response_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtResponse.SerializeToString,
+            ),
+            'EmbedRegions': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedRegions,
+                    request_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsRequest.FromString,
+                    response_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsResponse.SerializeToString,
+            ),
+            'ChooseTags': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChooseTags,
+                    request_deserializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsRequest.FromString,
+                    response_serializer=saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -272,6 +307,60 @@ class EmbedderService:
             '/saccade.embedder.v1.EmbedderService/SegmentAt',
             saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtRequest.SerializeToString,
             saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.SegmentAtResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedRegions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saccade.embedder.v1.EmbedderService/EmbedRegions',
+            saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsRequest.SerializeToString,
+            saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.EmbedRegionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChooseTags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/saccade.embedder.v1.EmbedderService/ChooseTags',
+            saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsRequest.SerializeToString,
+            saccade_dot_embedder_dot_v1_dot_embedder__service__pb2.ChooseTagsResponse.FromString,
             options,
             channel_credentials,
             insecure,

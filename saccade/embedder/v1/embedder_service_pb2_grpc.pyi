@@ -46,6 +46,12 @@ class EmbedderServiceStub:
     """The whole image's vector and its segments, with vectors and tags."""
     SegmentAt: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.SegmentAtRequest, _embedder_service_pb2.SegmentAtResponse]
     """The one segment that points or a box mean, with its vector."""
+    EmbedRegions: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.EmbedRegionsRequest, _embedder_service_pb2.EmbedRegionsResponse]
+    """Vectors of regions whose masks are known, and of the whole image; needs no segmenter."""
+    ChooseTags: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.ChooseTagsRequest, _embedder_service_pb2.ChooseTagsResponse]
+    """Tags for vectors that are there already, chosen as AnalyzeImages chooses them. FAILED_PRECONDITION where the model has
+    no text tower.
+    """
 
 @_typing.type_check_only
 class EmbedderServiceAsyncStub(EmbedderServiceStub):
@@ -65,6 +71,12 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     """The whole image's vector and its segments, with vectors and tags."""
     SegmentAt: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.SegmentAtRequest, _embedder_service_pb2.SegmentAtResponse]  # type: ignore[assignment]
     """The one segment that points or a box mean, with its vector."""
+    EmbedRegions: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.EmbedRegionsRequest, _embedder_service_pb2.EmbedRegionsResponse]  # type: ignore[assignment]
+    """Vectors of regions whose masks are known, and of the whole image; needs no segmenter."""
+    ChooseTags: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.ChooseTagsRequest, _embedder_service_pb2.ChooseTagsResponse]  # type: ignore[assignment]
+    """Tags for vectors that are there already, chosen as AnalyzeImages chooses them. FAILED_PRECONDITION where the model has
+    no text tower.
+    """
 
 class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns pictures and words into vectors, and pictures into segments. It keeps
@@ -111,5 +123,23 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedder_service_pb2.SegmentAtResponse, _abc.Awaitable[_embedder_service_pb2.SegmentAtResponse]]:
         """The one segment that points or a box mean, with its vector."""
+
+    @_abc_1.abstractmethod
+    def EmbedRegions(
+        self,
+        request: _embedder_service_pb2.EmbedRegionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_service_pb2.EmbedRegionsResponse, _abc.Awaitable[_embedder_service_pb2.EmbedRegionsResponse]]:
+        """Vectors of regions whose masks are known, and of the whole image; needs no segmenter."""
+
+    @_abc_1.abstractmethod
+    def ChooseTags(
+        self,
+        request: _embedder_service_pb2.ChooseTagsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_service_pb2.ChooseTagsResponse, _abc.Awaitable[_embedder_service_pb2.ChooseTagsResponse]]:
+        """Tags for vectors that are there already, chosen as AnalyzeImages chooses them. FAILED_PRECONDITION where the model has
+        no text tower.
+        """
 
 def add_EmbedderServiceServicer_to_server(servicer: EmbedderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

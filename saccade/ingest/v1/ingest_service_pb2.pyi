@@ -34,9 +34,9 @@ class _MetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Metric.ValueTy
     METRIC_COSINE: _Metric.ValueType  # 1
     """Cosine similarity."""
     METRIC_L2: _Metric.ValueType  # 2
-    """Euclidean distance. Not offered yet: INVALID_ARGUMENT."""
+    """Euclidean distance."""
     METRIC_IP: _Metric.ValueType  # 3
-    """Inner product. Not offered yet: INVALID_ARGUMENT."""
+    """Inner product."""
 
 class Metric(_Metric, metaclass=_MetricEnumTypeWrapper):
     """How two vectors are compared."""
@@ -46,9 +46,9 @@ METRIC_UNSPECIFIED: Metric.ValueType  # 0
 METRIC_COSINE: Metric.ValueType  # 1
 """Cosine similarity."""
 METRIC_L2: Metric.ValueType  # 2
-"""Euclidean distance. Not offered yet: INVALID_ARGUMENT."""
+"""Euclidean distance."""
 METRIC_IP: Metric.ValueType  # 3
-"""Inner product. Not offered yet: INVALID_ARGUMENT."""
+"""Inner product."""
 Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 class _IndexType:
@@ -62,11 +62,13 @@ class _IndexTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexType.V
     INDEX_TYPE_IVF_FLAT: _IndexType.ValueType  # 1
     """Inverted lists of whole vectors."""
     INDEX_TYPE_HNSW: _IndexType.ValueType  # 2
-    """Navigable small-world graph. Not offered yet: INVALID_ARGUMENT."""
+    """Navigable small-world graph."""
     INDEX_TYPE_FLAT: _IndexType.ValueType  # 3
-    """No index: exact. Not offered yet: INVALID_ARGUMENT."""
+    """No index: exact."""
     INDEX_TYPE_LSH: _IndexType.ValueType  # 4
-    """Signs of random projections, Hamming candidates, exact re-ranking. Not offered yet: INVALID_ARGUMENT."""
+    """Signs of random projections, Hamming candidates, exact re-ranking. FAILED_PRECONDITION where the engine has no
+    binary vectors (milvus-lite).
+    """
 
 class IndexType(_IndexType, metaclass=_IndexTypeEnumTypeWrapper):
     """How vectors are found."""
@@ -76,11 +78,13 @@ INDEX_TYPE_UNSPECIFIED: IndexType.ValueType  # 0
 INDEX_TYPE_IVF_FLAT: IndexType.ValueType  # 1
 """Inverted lists of whole vectors."""
 INDEX_TYPE_HNSW: IndexType.ValueType  # 2
-"""Navigable small-world graph. Not offered yet: INVALID_ARGUMENT."""
+"""Navigable small-world graph."""
 INDEX_TYPE_FLAT: IndexType.ValueType  # 3
-"""No index: exact. Not offered yet: INVALID_ARGUMENT."""
+"""No index: exact."""
 INDEX_TYPE_LSH: IndexType.ValueType  # 4
-"""Signs of random projections, Hamming candidates, exact re-ranking. Not offered yet: INVALID_ARGUMENT."""
+"""Signs of random projections, Hamming candidates, exact re-ranking. FAILED_PRECONDITION where the engine has no
+binary vectors (milvus-lite).
+"""
 Global___IndexType: _TypeAlias = IndexType  # noqa: Y015
 
 @_typing.final
@@ -506,9 +510,9 @@ class IndexSpec(_message.Message):
     target_recall: _builtins.float
     """Recall@10 to aim for, in (0, 1]; 0 for 0.95."""
     nlist: _builtins.int
-    """IVF lists; 0: 128."""
+    """IVF lists; 0: chosen from the row count, and chosen anew as the collection grows."""
     nprobe: _builtins.int
-    """Lists to search; 0: chosen for target_recall."""
+    """Lists to search (IVF_FLAT), size of the search list (HNSW); 0: chosen for target_recall, by measurement."""
     def __init__(
         self,
         *,
@@ -543,6 +547,8 @@ class Collection(_message.Message):
     SEGMENT_COUNT_FIELD_NUMBER: _builtins.int
     PENDING_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_GENERATION_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 48 of a-z, 0-9 and '_', beginning with a letter."""
     description: _builtins.str
@@ -561,6 +567,10 @@ class Collection(_message.Message):
     """Segments indexed."""
     pending_count: _builtins.int
     """Images acknowledged and not yet fully indexed; counted up to 10,000."""
+    previous_generation: _builtins.int
+    """The generation before, kept to roll back to; 0: none."""
+    job: _builtins.str
+    """Job that works on the collection now; empty: none."""
     @_builtins.property
     def index(self) -> Global___IndexSpec:
         """Its index."""
@@ -583,10 +593,12 @@ class Collection(_message.Message):
         segment_count: _builtins.int = ...,
         pending_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        previous_generation: _builtins.int = ...,
+        job: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "fingerprint", b"fingerprint", "generation", b"generation", "image_count", b"image_count", "index", b"index", "model", b"model", "name", b"name", "pending_count", b"pending_count", "segment_count", b"segment_count", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "fingerprint", b"fingerprint", "generation", b"generation", "image_count", b"image_count", "index", b"index", "job", b"job", "model", b"model", "name", b"name", "pending_count", b"pending_count", "previous_generation", b"previous_generation", "segment_count", b"segment_count", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -831,6 +843,7 @@ class Job(_message.Message):
     ERRORS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name, made by the service."""
     kind: _builtins.str
@@ -847,6 +860,8 @@ class Job(_message.Message):
     """Items done."""
     failed: _builtins.int
     """Items that could not be done."""
+    detail: _builtins.str
+    """What it does at the moment or, once it has ended, what came out of it, in words."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ItemError]:
         """The latest of those, at most 100."""
@@ -873,10 +888,11 @@ class Job(_message.Message):
         errors: _abc.Iterable[_types_pb2.ItemError] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_time", b"create_time", "done", b"done", "end_time", b"end_time", "errors", b"errors", "failed", b"failed", "failure", b"failure", "id", b"id", "kind", b"kind", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_time", b"create_time", "detail", b"detail", "done", b"done", "end_time", b"end_time", "errors", b"errors", "failed", b"failed", "failure", b"failure", "id", b"id", "kind", b"kind", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -219,8 +219,7 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReindexCollection(self, request, context):
-        """Starts building the next generation of a collection's index.
-        Not offered yet: UNIMPLEMENTED.
+        """Starts building the next generation of a collection's index; searches go on with the present one until it is whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +227,6 @@ class IngestServiceServicer:
 
     def RetagCollection(self, request, context):
         """Starts choosing tags anew, from the stored vectors.
-        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,7 +242,6 @@ class IngestServiceServicer:
 
     def GetJob(self, request, context):
         """One job.
-        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,15 +249,13 @@ class IngestServiceServicer:
 
     def ListJobs(self, request, context):
         """Jobs, newest first.
-        Not offered yet: UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Stops a job where it is; what it has done stays.
-        Not offered yet: UNIMPLEMENTED.
+        """Stops a job where it is. A reindex that has not swapped yet takes away what it built; other work stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,29 +61,19 @@ class IngestServiceStub:
     Not offered yet: UNIMPLEMENTED.
     """
     ReindexCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]
-    """Starts building the next generation of a collection's index.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Starts building the next generation of a collection's index; searches go on with the present one until it is whole."""
     RetagCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]
-    """Starts choosing tags anew, from the stored vectors.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Starts choosing tags anew, from the stored vectors."""
     RepairCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]
     """Starts comparing objects, records and vectors, and mending what differs.
     Not offered yet: UNIMPLEMENTED.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]
-    """One job.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """One job."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ListJobsRequest, _ingest_service_pb2.ListJobsResponse]
-    """Jobs, newest first.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Jobs, newest first."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelJobRequest, _ingest_service_pb2.CancelJobResponse]
-    """Stops a job where it is; what it has done stays.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Stops a job where it is. A reindex that has not swapped yet takes away what it built; other work stays."""
     PutVocabulary: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.PutVocabularyRequest, _ingest_service_pb2.PutVocabularyResponse]
     """Makes or replaces a vocabulary."""
     GetVocabulary: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetVocabularyRequest, _ingest_service_pb2.GetVocabularyResponse]
@@ -122,29 +112,19 @@ class IngestServiceAsyncStub(IngestServiceStub):
     Not offered yet: UNIMPLEMENTED.
     """
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]  # type: ignore[assignment]
-    """Starts building the next generation of a collection's index.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Starts building the next generation of a collection's index; searches go on with the present one until it is whole."""
     RetagCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]  # type: ignore[assignment]
-    """Starts choosing tags anew, from the stored vectors.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Starts choosing tags anew, from the stored vectors."""
     RepairCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]  # type: ignore[assignment]
     """Starts comparing objects, records and vectors, and mending what differs.
     Not offered yet: UNIMPLEMENTED.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]  # type: ignore[assignment]
-    """One job.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """One job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ListJobsRequest, _ingest_service_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Jobs, newest first.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.CancelJobRequest, _ingest_service_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Stops a job where it is; what it has done stays.
-    Not offered yet: UNIMPLEMENTED.
-    """
+    """Stops a job where it is. A reindex that has not swapped yet takes away what it built; other work stays."""
     PutVocabulary: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.PutVocabularyRequest, _ingest_service_pb2.PutVocabularyResponse]  # type: ignore[assignment]
     """Makes or replaces a vocabulary."""
     GetVocabulary: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetVocabularyRequest, _ingest_service_pb2.GetVocabularyResponse]  # type: ignore[assignment]
@@ -252,9 +232,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ReindexCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ReindexCollectionResponse, _abc.Awaitable[_ingest_service_pb2.ReindexCollectionResponse]]:
-        """Starts building the next generation of a collection's index.
-        Not offered yet: UNIMPLEMENTED.
-        """
+        """Starts building the next generation of a collection's index; searches go on with the present one until it is whole."""
 
     @_abc_1.abstractmethod
     def RetagCollection(
@@ -262,9 +240,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.RetagCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.RetagCollectionResponse, _abc.Awaitable[_ingest_service_pb2.RetagCollectionResponse]]:
-        """Starts choosing tags anew, from the stored vectors.
-        Not offered yet: UNIMPLEMENTED.
-        """
+        """Starts choosing tags anew, from the stored vectors."""
 
     @_abc_1.abstractmethod
     def RepairCollection(
@@ -282,9 +258,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.GetJobResponse, _abc.Awaitable[_ingest_service_pb2.GetJobResponse]]:
-        """One job.
-        Not offered yet: UNIMPLEMENTED.
-        """
+        """One job."""
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -292,9 +266,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ListJobsResponse, _abc.Awaitable[_ingest_service_pb2.ListJobsResponse]]:
-        """Jobs, newest first.
-        Not offered yet: UNIMPLEMENTED.
-        """
+        """Jobs, newest first."""
 
     @_abc_1.abstractmethod
     def CancelJob(
@@ -302,9 +274,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.CancelJobResponse, _abc.Awaitable[_ingest_service_pb2.CancelJobResponse]]:
-        """Stops a job where it is; what it has done stays.
-        Not offered yet: UNIMPLEMENTED.
-        """
+        """Stops a job where it is. A reindex that has not swapped yet takes away what it built; other work stays."""
 
     @_abc_1.abstractmethod
     def PutVocabulary(

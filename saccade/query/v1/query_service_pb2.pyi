@@ -36,7 +36,9 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
     """Both, fused."""
     SEARCH_MODE_TAGS: _SearchMode.ValueType  # 4
-    """No vectors: filter, tags and title only. Not offered yet: INVALID_ARGUMENT."""
+    """Tags alone: of the words, pictures and regions of the parts, by confidence and rarity. A text that names no word of
+    the vocabulary is a tag itself. Text parts and stored ones are answered without the embedder.
+    """
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
     """Which vectors answer."""
@@ -50,7 +52,9 @@ SEARCH_MODE_SEGMENT: SearchMode.ValueType  # 2
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
 """Both, fused."""
 SEARCH_MODE_TAGS: SearchMode.ValueType  # 4
-"""No vectors: filter, tags and title only. Not offered yet: INVALID_ARGUMENT."""
+"""Tags alone: of the words, pictures and regions of the parts, by confidence and rarity. A text that names no word of
+the vocabulary is a tag itself. Text parts and stored ones are answered without the embedder.
+"""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
 class _Consistency:
@@ -214,6 +218,7 @@ class Part(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    MODIFIER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Words, 1 to 2,000 characters."""
     image: _builtins.bytes
@@ -226,6 +231,10 @@ class Part(_message.Message):
     """How much it counts, finite; unset: 1. Negative: away from it."""
     count: _builtins.int
     """How many of it there should be, at most 64; 0: any number. Needs segments and a positive weight."""
+    modifier: _builtins.str
+    """Words that change what a picture, region or vector looks for, such as "in the snow", at most 2,000 characters; needs
+    a model with a text tower. Not for texts.
+    """
     @_builtins.property
     def region(self) -> Global___Region:
         """A region of a picture."""
@@ -250,10 +259,11 @@ class Part(_message.Message):
         weight: _builtins.float | None = ...,
         placement: Global___Placement | None = ...,
         count: _builtins.int = ...,
+        modifier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "content", b"content", "image", b"image", "image_id", b"image_id", "image_url", b"image_url", "placement", b"placement", "region", b"region", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "content", b"content", "count", b"count", "image", b"image", "image_id", b"image_id", "image_url", b"image_url", "placement", b"placement", "region", b"region", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "content", b"content", "count", b"count", "image", b"image", "image_id", b"image_id", "image_url", b"image_url", "modifier", b"modifier", "placement", b"placement", "region", b"region", "text", b"text", "vector", b"vector", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
@@ -337,7 +347,7 @@ Global___Relation: _TypeAlias = Relation  # noqa: Y015
 
 @_typing.final
 class Weights(_message.Message):
-    """What kinds of score weigh how much in HYBRID; unset ones keep their defaults."""
+    """What kinds of score weigh how much; unset ones keep the defaults, which `benchmarks.tune_ranking` chose."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -346,11 +356,11 @@ class Weights(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     whole: _builtins.float
-    """Whole-image similarity; default 0.4."""
+    """Whole-image similarity in HYBRID."""
     segment: _builtins.float
-    """Segment similarity; default 0.6."""
+    """Segment similarity in HYBRID."""
     tag: _builtins.float
-    """Tag agreement. Not offered yet: INVALID_ARGUMENT."""
+    """Tag agreement in HYBRID; default 0."""
     position: _builtins.float
     """What place, relation and count weigh where they are asked for, in [0, 1]; default 0.3."""
     def __init__(
@@ -407,6 +417,8 @@ class SearchRequest(_message.Message):
     DIVERSITY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     INCLUDE_MASKS_FIELD_NUMBER: _builtins.int
+    TITLE_TEXT_FIELD_NUMBER: _builtins.int
+    TARGET_RECALL_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection."""
     literal_text: _builtins.bool
@@ -425,7 +437,7 @@ class SearchRequest(_message.Message):
     exact: _builtins.bool
     """True: compare with every vector."""
     nprobe: _builtins.int
-    """Lists to search; 0: chosen for the collection's target recall."""
+    """Lists to search (IVF_FLAT), size of the search list (HNSW); 0: chosen for the target recall. Holds for all searches."""
     consistency: Global___Consistency.ValueType
     """How fresh."""
     fold_duplicates: _builtins.bool
@@ -436,9 +448,15 @@ class SearchRequest(_message.Message):
     """Whether each result says how its score came about."""
     include_masks: _builtins.bool
     """Whether to send matched segments' masks."""
+    title_text: _builtins.str
+    """Words to find in titles and in `metadata.description` by BM25, fused with the parts by reciprocal rank; at most 2,000
+    characters. FAILED_PRECONDITION where the engine has no full-text index (Milvus before 2.5).
+    """
+    target_recall: _builtins.float
+    """Recall@10 to aim for, in (0, 1]; 0: the collection's."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
-        """What to look for; 1 to 16."""
+        """What to look for; 1 to 16, or none where title_text is set, and in mode TAGS with a filter."""
 
     @_builtins.property
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Relation]:
@@ -472,10 +490,12 @@ class SearchRequest(_message.Message):
         diversity: _builtins.float = ...,
         explain: _builtins.bool = ...,
         include_masks: _builtins.bool = ...,
+        title_text: _builtins.str = ...,
+        target_recall: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "diversity", b"diversity", "exact", b"exact", "explain", b"explain", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "include_masks", b"include_masks", "literal_text", b"literal_text", "min_score", b"min_score", "mode", b"mode", "nprobe", b"nprobe", "page_token", b"page_token", "parts", b"parts", "relations", b"relations", "top_k", b"top_k", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "diversity", b"diversity", "exact", b"exact", "explain", b"explain", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "include_masks", b"include_masks", "literal_text", b"literal_text", "min_score", b"min_score", "mode", b"mode", "nprobe", b"nprobe", "page_token", b"page_token", "parts", b"parts", "relations", b"relations", "target_recall", b"target_recall", "title_text", b"title_text", "top_k", b"top_k", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -495,7 +515,7 @@ class ScorePart(_message.Message):
     part: _builtins.int
     """Index of the query's part; unset for scores of the whole query, such as position."""
     kind: _builtins.str
-    """What was compared: whole, segment or position."""
+    """What was compared: whole, segment, tag, position or title."""
     raw: _builtins.float
     """The comparison's own value, such as a cosine."""
     calibrated: _builtins.float
@@ -628,6 +648,52 @@ class StageTiming(_message.Message):
 Global___StageTiming: _TypeAlias = StageTiming  # noqa: Y015
 
 @_typing.final
+class IndexSearch(_message.Message):
+    """One search of the index, and how it was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    NPROBE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    PASSING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """What was looked for in what, such as "images by text"."""
+    index: _builtins.str
+    """The kind of index, such as IVF_FLAT."""
+    exact: _builtins.bool
+    """Whether every vector that the filter passes was compared."""
+    nprobe: _builtins.int
+    """Lists searched at first (IVF_FLAT), size of the search list (HNSW), candidates compared exactly (LSH); 0 where exact."""
+    rows: _builtins.int
+    """Rows in the index."""
+    passing: _builtins.int
+    """Rows that the filter passes, estimated."""
+    reason: _builtins.str
+    """Why it was made so, in words."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        index: _builtins.str = ...,
+        exact: _builtins.bool = ...,
+        nprobe: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        passing: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "index", b"index", "nprobe", b"nprobe", "passing", b"passing", "reason", b"reason", "rows", b"rows", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexSearch: _TypeAlias = IndexSearch  # noqa: Y015
+
+@_typing.final
 class SearchPlan(_message.Message):
     """How the query was carried out."""
 
@@ -641,18 +707,28 @@ class SearchPlan(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    CALIBRATED_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
     reading: _builtins.str
     """The query in words, as read."""
     exact: _builtins.bool
-    """Whether every vector was compared."""
+    """Whether every vector was compared, in all searches."""
     nprobe: _builtins.int
-    """Lists searched at first; 0 where exact. Where they hold too few results, all lists are searched."""
+    """The most that `nprobe` of any of the searches is; 0 where all are exact."""
     filter_selectivity: _builtins.float
     """Share of the images that the filter passes, estimated, in [0, 1]."""
     candidates: _builtins.int
     """Images ranked."""
     trace_id: _builtins.str
     """Trace that the call belongs to, in hexadecimal."""
+    calibrated: _builtins.bool
+    """Whether scores are calibrated by figures measured for the collection's model; otherwise by the cosines alone."""
+    generation: _builtins.int
+    """Generation of the index that answered."""
+    fingerprint: _builtins.str
+    """Fingerprint of the model whose vectors answered."""
     @_builtins.property
     def degraded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be had and was left out, such as segments; empty on a good day."""
@@ -660,6 +736,10 @@ class SearchPlan(_message.Message):
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTiming]:
         """Stages in order."""
+
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSearch]:
+        """The searches of the index, in the order of their kinds."""
 
     def __init__(
         self,
@@ -672,10 +752,14 @@ class SearchPlan(_message.Message):
         degraded: _abc.Iterable[_builtins.str] | None = ...,
         timings: _abc.Iterable[Global___StageTiming] | None = ...,
         trace_id: _builtins.str = ...,
+        searches: _abc.Iterable[Global___IndexSearch] | None = ...,
+        calibrated: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "degraded", b"degraded", "exact", b"exact", "filter_selectivity", b"filter_selectivity", "nprobe", b"nprobe", "reading", b"reading", "timings", b"timings", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrated", b"calibrated", "candidates", b"candidates", "degraded", b"degraded", "exact", b"exact", "filter_selectivity", b"filter_selectivity", "fingerprint", b"fingerprint", "generation", b"generation", "nprobe", b"nprobe", "reading", b"reading", "searches", b"searches", "timings", b"timings", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
