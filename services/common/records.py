@@ -6,7 +6,10 @@
     collections/{c}/images/{id}/record.json      ImageRecord
     collections/{c}/images/{id}/segments.json    SegmentsRecord
     collections/{c}/pending/{id}                 intent marker: work that is not finished
+    collections/{c}/dirty/{mark}                 an image that changed while the next generation was being built
     vocabularies/{name}.json                     VocabularyRecord
+    jobs/{id}.json                               what a job is about, and how far it has come
+    active_jobs/{id}/lease, .../cancel           jobs that have not ended: who is at work, and whether to stop
 
 Ingest writes; query and the gateway only read.
 """
@@ -22,6 +25,7 @@ from services.common.errors import InvalidArgument
 
 __all__ = [
     "CollectionRecord",
+    "GenerationRecord",
     "ImageRecord",
     "ImageState",
     "IndexSpec",
@@ -35,6 +39,7 @@ __all__ = [
     "check_collection_name",
     "check_image_id",
     "collection_key",
+    "dirty_prefix",
     "image_key",
     "image_prefix",
     "original_key",
@@ -118,6 +123,11 @@ def pending_key(collection: str, image_id: str) -> str:
     return f"{pending_prefix(collection)}{image_id}"
 
 
+def dirty_prefix(collection: str) -> str:
+    """What the keys of the collection's dirty marks begin with."""
+    return f"{COLLECTIONS}{collection}/dirty/"
+
+
 def vocabulary_key(name: str) -> str:
     """Key of a vocabulary."""
     return f"vocabularies/{name}.json"
@@ -159,8 +169,25 @@ class IndexSpec(_Record):
     nprobe: int = Field(0, ge=0, le=65_536)
 
 
+class GenerationRecord(_Record):
+    """One build of a collection's index, live or not: its model, and the IVF lists that it was built with (0: 128)."""
+
+    number: int
+    model: str
+    fingerprint: str
+    dimension: int
+    has_text: bool = True
+    index: IndexSpec = IndexSpec()
+    built_nlist: int = 0
+
+
 class CollectionRecord(_Record):
     """A collection. Times are milliseconds since the epoch.
+
+    `model` to `built_nlist` and `generation` say what is live: a search uses one record throughout, so that no answer
+    mixes generations. `building` is the one being made beside it, `previous` the one before, kept to roll back to; it
+    stopped being live at `swapped_at_ms`. Numbers up to `last_generation` are used up. `job` is the latest job that
+    changes the collection; it may have ended.
 
     Where `deleting` is set it is gone for callers; `delete_forced` says that its images go with it.
     """
@@ -172,11 +199,50 @@ class CollectionRecord(_Record):
     dimension: int
     has_text: bool = True
     index: IndexSpec = IndexSpec()
+    built_nlist: int = 0
     generation: int = 1
+    building: GenerationRecord | None = None
+    previous: GenerationRecord | None = None
+    swapped_at_ms: int = 0
+    last_generation: int = 0
+    job: str = ""
     vocabulary: str = ""
     created_at_ms: int
     deleting: bool = False
     delete_forced: bool = False
+
+    @property
+    def live(self) -> GenerationRecord:
+        """The generation that searches use."""
+        return GenerationRecord(
+            number=self.generation,
+            model=self.model,
+            fingerprint=self.fingerprint,
+            dimension=self.dimension,
+            has_text=self.has_text,
+            index=self.index,
+            built_nlist=self.built_nlist,
+        )
+
+    @property
+    def next_number(self) -> int:
+        """A generation number that was never used."""
+        kept = (self.building, self.previous)
+        return max(self.generation, self.last_generation, *(other.number for other in kept if other)) + 1
+
+    def under(self, generation: GenerationRecord) -> "CollectionRecord":
+        """The record as it is where that generation is live."""
+        return self.model_copy(
+            update={
+                "generation": generation.number,
+                "model": generation.model,
+                "fingerprint": generation.fingerprint,
+                "dimension": generation.dimension,
+                "has_text": generation.has_text,
+                "index": generation.index,
+                "built_nlist": generation.built_nlist,
+            }
+        )
 
 
 class ImageState(StrEnum):
@@ -197,7 +263,10 @@ class TagRecord(_Record):
 
 
 class ImageRecord(_Record):
-    """An image. Times are milliseconds since the epoch; width and height pixels after EXIF orientation."""
+    """An image. Times are milliseconds since the epoch; width and height pixels after EXIF orientation.
+
+    `fingerprint` and `generation` say what it was indexed under, at `indexed_at_ms`; a later reindex changes neither.
+    """
 
     id: str
     state: ImageState
@@ -215,6 +284,7 @@ class ImageRecord(_Record):
     segment_count: int = 0
     fingerprint: str = ""
     generation: int = 0
+    indexed_at_ms: int = 0
     created_at_ms: int
     updated_at_ms: int
     etag: str
