@@ -91,6 +91,16 @@ class Catalog:
 
         await self._engine.run(point)
 
+    async def drop_generation(self, generation: Generation) -> None:
+        """See VectorStore."""
+
+        def drop(client: MilvusClient, left_s: float) -> None:
+            for name in (images_name(generation), segments_name(generation)):
+                if client.has_collection(name, timeout=left_s):
+                    client.drop_collection(name, timeout=left_s)
+
+        await self._engine.run(drop)
+
     async def drop_collection(self, collection: str) -> None:
         """See VectorStore."""
 

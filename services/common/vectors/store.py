@@ -98,6 +98,10 @@ class VectorStore:
         """Let the collection's aliases name this generation."""
         await self._catalog.activate(generation)
 
+    async def drop_generation(self, generation: Generation) -> None:
+        """Remove one generation that no alias names; a missing one is no error."""
+        await self._catalog.drop_generation(generation)
+
     async def drop_collection(self, collection: str) -> None:
         """Remove the collection's aliases and every generation; a missing one is no error."""
         await self._catalog.drop_collection(collection)
@@ -106,6 +110,11 @@ class VectorStore:
         """Write image rows; rows of the same id are replaced. Either all rows fit, or none is written."""
         entities = [image_entity(row, generation, f"rows[{i}]") for i, row in enumerate(rows)]
         await self._upsert(images_name(generation), entities)
+
+    async def upsert_segments(self, generation: Generation, rows: Sequence[SegmentRow]) -> None:
+        """Write segments of any images; others that the images have stay. Either all rows fit, or none is written."""
+        entities = [segment_entity(row, generation, f"rows[{i}]") for i, row in enumerate(rows)]
+        await self._upsert(segments_name(generation), entities)
 
     async def replace_segments(self, generation: Generation, image_id: str, rows: Sequence[SegmentRow]) -> None:
         """Write an image's segments; afterwards it has these and no others. At no time are all of them missing."""
@@ -200,6 +209,11 @@ class VectorStore:
             generation, segments_name(generation), vectors, limit=limit, where=where, params=params
         )
         return [[segment_hit(hit) for hit in hits] for hits in found]
+
+    async def standing_images(self, generation: Generation, ids: Sequence[str]) -> set[str]:
+        """Those of these images that have a row, as of now."""
+        found = await self._images(generation, ids, ("id",), Consistency.STRONG)
+        return {entity["id"] for entity in found}
 
     async def list_image_ids(
         self, generation: Generation, *, where: str, start_after: str = "", limit: int = 100
