@@ -13,6 +13,7 @@ from services.common.objects import open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
 from services.ingest.collections import Collections
+from services.ingest.dirt import DirtyMarks
 from services.ingest.files import ImageFiles
 from services.ingest.indexer import Indexer
 from services.ingest.intake import Intake
@@ -58,7 +59,15 @@ class Service:
             markers,
             ttl_s=settings.collection_ttl_s,
         )
-        pipeline = Pipeline(files, self._vectors, self._embedder, self._vocabularies)
+        dirt = DirtyMarks(self._objects)
+        pipeline = Pipeline(
+            files=files,
+            vectors=self._vectors,
+            embedder=self._embedder,
+            vocabularies=self._vocabularies,
+            collections=self._collections,
+            dirt=dirt,
+        )
         worker = Worker(
             pipeline=pipeline,
             files=files,

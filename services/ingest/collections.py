@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,7 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from services.common.embedder_client import EmbedderClient
-from services.common.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
+from services.common.errors import Aborted, AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
 from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import (
     COLLECTIONS,
@@ -19,6 +19,7 @@ from services.common.records import (
     IndexSpec,
     check_collection_name,
     collection_key,
+    dirty_prefix,
     image_prefix,
     pending_prefix,
 )
@@ -34,6 +35,7 @@ _log = structlog.get_logger(__name__)
 
 _READS_AT_ONCE: Final = 16
 _PAGE: Final = 1_000
+_ANNOUNCEMENTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +196,15 @@ class Collections:
             NotFound: there is none.
             FailedPrecondition: it holds images, and `force` is not set.
         """
-        record = await self._read(check_collection_name(name, "name"))
-        if record is None:
+        if await self._read(check_collection_name(name, "name")) is None:
             raise NotFound(f"there is no collection {name!r}", field="name", reason="COLLECTION_NOT_FOUND")
-        if not record.deleting or (force and not record.delete_forced):
-            await self._steps.run(self._announce(record, force=force))
-        await asyncio.shield(self.drop(name))
+        # A job of another replica may write the record at the same moment, and so take the announcement back.
+        for _ in range(_ANNOUNCEMENTS):
+            await self._steps.run(self._announce(name, force=force))
+            await asyncio.shield(self.drop(name))
+            if await self._read(name) is None:
+                return
+        raise Aborted(f"the collection {name!r} is changed all the time; try again in a moment")
 
     def drop(self, name: str) -> asyncio.Task[None]:
         """Remove what is left of a collection that is marked as deleting; one task for each name at a time."""
@@ -252,10 +257,35 @@ class Collections:
             # Last: a collection that can be found is complete.
             await self._write(record)
 
-    async def _announce(self, record: CollectionRecord, *, force: bool) -> None:
-        async with self._locks.hold(record.name):
+    async def change(
+        self, name: str, changed: Callable[[CollectionRecord], CollectionRecord]
+    ) -> CollectionRecord | None:
+        """Write the record that `changed` makes of the present one; as written, None if the collection is going.
+
+        `changed` may return what it was given, and then nothing is written; what it raises comes through. Another
+        replica that writes at the same moment is not seen: look again later whether the change has stayed.
+        """
+        return await self._steps.run(self._change(name, changed))
+
+    async def _change(
+        self, name: str, changed: Callable[[CollectionRecord], CollectionRecord]
+    ) -> CollectionRecord | None:
+        async with self._locks.hold(name):
+            record = await self._read(name)
+            if record is None or record.deleting:
+                return None
+            wanted = changed(record)
+            if wanted is not record:
+                await self._write(wanted)
+            return wanted
+
+    async def _announce(self, name: str, *, force: bool) -> None:
+        async with self._locks.hold(name):
+            record = await self._read(name)
+            if record is None or (record.deleting and (record.delete_forced or not force)):
+                return
             if not force:
-                await self._refuse_unless_empty(record.name)
+                await self._refuse_unless_empty(name)
             await self._write(record.model_copy(update={"deleting": True, "delete_forced": force}))
 
     async def _refuse_unless_empty(self, name: str) -> None:
@@ -286,6 +316,7 @@ class Collections:
             await self._vectors.drop_collection(name)
             await self._objects.delete_prefix(image_prefix(name))
             await self._objects.delete_prefix(pending_prefix(name))
+            await self._objects.delete_prefix(dirty_prefix(name))
             await self._objects.delete(collection_key(name))
             self._known.pop(name, None)
         _log.info("collection deleted", collection=name)

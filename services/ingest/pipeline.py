@@ -2,21 +2,30 @@
 
 Nothing here locks, schedules or retries; `indexer` does. The object store is the truth and the index follows it, so a
 step writes rows first and only then says in the record that they are there.
+
+A step ends with a look at the collection's record. Where the next generation is being built, the image gets a dirty
+mark; where another one went live meanwhile, the rows are written there too, or, if it has another model, `Moved` is
+raised.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from services.common.domain import Analysis, Lane, Segment, Tag, Vector, VocabularyEntry
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import Internal, InvalidArgument, SaccadeError
 from services.common.records import CollectionRecord, ImageRecord, ImageState, TagRecord
 from services.common.vectors import Consistency, Generation, ImageRow, SegmentRow, VectorStore
+from services.ingest.collections import Collections
+from services.ingest.dirt import DirtyMarks
 from services.ingest.files import ImageFiles
+from services.ingest.markers import now_ms
 from services.ingest.vocabulary import Vocabularies
 
-__all__ = ["Pipeline", "Refused"]
+__all__ = ["Moved", "Pipeline", "Refused"]
 
+_T = TypeVar("_T")
 MAX_MODEL_TAGS: Final = 64
 
 
@@ -28,13 +37,26 @@ class Refused(Exception):
         self.error = error
 
 
+class Moved(Exception):
+    """A generation of another model went live meanwhile; the image's vectors have to be made anew."""
+
+
 class Pipeline:
     """Steps on one image. Each raises Unavailable, Overloaded or DeadlineExceeded as its dependency does."""
 
     def __init__(
-        self, files: ImageFiles, vectors: VectorStore, embedder: EmbedderClient, vocabularies: Vocabularies
+        self,
+        *,
+        files: ImageFiles,
+        vectors: VectorStore,
+        embedder: EmbedderClient,
+        vocabularies: Vocabularies,
+        collections: Collections,
+        dirt: DirtyMarks,
     ) -> None:
         """Work on these stores with this embedder."""
+        self._collections = collections
+        self._dirt = dirt
         self._files = files
         self._vectors = vectors
         self._embedder = embedder
@@ -71,39 +93,42 @@ class Pipeline:
         return result
 
     async def make_searchable(self, collection: CollectionRecord, record: ImageRecord, vector: Vector) -> ImageRecord:
-        """Let whole-image searches see the image; the record as written."""
-        done = record.model_copy(
-            update={
-                "state": ImageState.SEARCHABLE,
-                "fingerprint": collection.fingerprint,
-                "generation": collection.generation,
-            }
-        )
-        await self._vectors.upsert_images(Generation.of(collection), [image_row(done, vector)])
-        await self._files.write(collection.name, done)
-        return done
+        """Let whole-image searches see the image; the record as written. Moved as the module says."""
+
+        async def write(owner: CollectionRecord) -> ImageRecord:
+            done = record.model_copy(update={"state": ImageState.SEARCHABLE, **_indexed_under(owner)})
+            await self._vectors.upsert_images(Generation.of(owner), [image_row(done, vector)])
+            await self._files.write(owner.name, done)
+            return done
+
+        return await self._in_live_generation(collection, record.id, write, vectors=True)
 
     async def make_segmented(
         self, collection: CollectionRecord, record: ImageRecord, analysis: Analysis
     ) -> ImageRecord:
-        """Let segment searches see the image too, and give it the model's tags; the record as written."""
-        done = record.model_copy(
-            update={
-                "state": ImageState.SEGMENTED,
-                "failure": "",
-                "model_tags": model_tags(analysis),
-                "segment_count": len(analysis.segments),
-                "fingerprint": collection.fingerprint,
-                "generation": collection.generation,
-            }
-        )
-        generation = Generation.of(collection)
-        await self._files.write_segments(collection.name, record.id, analysis.segments)
-        rows = [segment_row(done, segment) for segment in analysis.segments]
-        await self._vectors.replace_segments(generation, record.id, rows)
-        await self._vectors.upsert_images(generation, [image_row(done, analysis.vector)])
-        await self._files.write(collection.name, done)
-        return done
+        """Let segment searches see the image too, and give it the model's tags; the record as written.
+
+        Moved as the module says.
+        """
+
+        async def write(owner: CollectionRecord) -> ImageRecord:
+            done = record.model_copy(
+                update={
+                    "state": ImageState.SEGMENTED,
+                    "model_tags": model_tags(analysis),
+                    "segment_count": len(analysis.segments),
+                    **_indexed_under(owner),
+                }
+            )
+            generation = Generation.of(owner)
+            await self._files.write_segments(owner.name, record.id, analysis.segments)
+            rows = [segment_row(done, segment) for segment in analysis.segments]
+            await self._vectors.replace_segments(generation, record.id, rows)
+            await self._vectors.upsert_images(generation, [image_row(done, analysis.vector)])
+            await self._files.write(owner.name, done)
+            return done
+
+        return await self._in_live_generation(collection, record.id, write, vectors=True)
 
     async def make_failed(self, collection: str, record: ImageRecord, error: SaccadeError) -> ImageRecord:
         """Write down that the image can not be indexed; the record as written."""
@@ -117,26 +142,74 @@ class Pipeline:
         Returns:
             Whether all the rows are there that the record promises.
         """
-        generation = Generation.of(collection)
-        images = await self._vectors.get_images(generation, [record.id], consistency=Consistency.STRONG)
-        segments = await self._vectors.get_segments(generation, record.id, consistency=Consistency.STRONG)
-        if (row := images.get(record.id)) is not None:
-            await self._vectors.upsert_images(generation, [image_row(record, row.vector)])
-        if segments:
-            rows = [_with_fields_of(record, segment) for segment in segments]
-            await self._vectors.replace_segments(generation, record.id, rows)
-        complete = record.state is not ImageState.SEGMENTED or len(segments) == record.segment_count
-        return row is not None and complete and record.generation == collection.generation
+
+        async def write(owner: CollectionRecord) -> bool:
+            generation = Generation.of(owner)
+            images = await self._vectors.get_images(generation, [record.id], consistency=Consistency.STRONG)
+            segments = await self._vectors.get_segments(generation, record.id, consistency=Consistency.STRONG)
+            if (row := images.get(record.id)) is not None:
+                await self._vectors.upsert_images(generation, [image_row(record, row.vector)])
+            if segments:
+                rows = [_with_fields_of(record, segment) for segment in segments]
+                await self._vectors.replace_segments(generation, record.id, rows)
+            complete = record.state is not ImageState.SEGMENTED or len(segments) == record.segment_count
+            return row is not None and complete
+
+        return await self._in_live_generation(collection, record.id, write)
 
     async def clear(self, collection: CollectionRecord, image_id: str) -> None:
         """Remove the image's rows and segments, which are of other bytes than it has now."""
-        await self._vectors.delete_images(Generation.of(collection), [image_id])
-        await self._files.delete_segments(collection.name, image_id)
+
+        async def write(owner: CollectionRecord) -> None:
+            await self._vectors.delete_images(Generation.of(owner), [image_id])
+            await self._files.delete_segments(owner.name, image_id)
+
+        await self._in_live_generation(collection, image_id, write)
 
     async def erase(self, collection: CollectionRecord, image_id: str) -> None:
         """Remove the image's rows and objects; the record goes with the objects."""
-        await self._vectors.delete_images(Generation.of(collection), [image_id])
-        await self._files.delete(collection.name, image_id)
+
+        async def write(owner: CollectionRecord) -> None:
+            await self._vectors.delete_images(Generation.of(owner), [image_id])
+            await self._files.delete(owner.name, image_id)
+
+        await self._in_live_generation(collection, image_id, write)
+
+    async def _in_live_generation(
+        self,
+        used: CollectionRecord,
+        image_id: str,
+        write: Callable[[CollectionRecord], Awaitable[_T]],
+        *,
+        vectors: bool = False,
+    ) -> _T:
+        """Write an image's rows, and once more where another generation is live by then.
+
+        Args:
+            used: The collection as the caller knows it.
+            image_id: The image.
+            write: Writes rows under a record of the collection.
+            vectors: Whether `write` brings vectors of `used`'s model: no other generation may have them.
+        """
+        while True:
+            written = await write(used)
+            now = await self._collections.peek(used.name) or used
+            if now.building is not None:
+                # After all that was written: whoever reads the mark finds it.
+                await self._dirt.leave(now.name, image_id, generation=now.generation)
+            if now.generation == used.generation:
+                return written
+            if vectors and now.fingerprint != used.fingerprint:
+                raise Moved
+            used = now
+
+
+def _indexed_under(collection: CollectionRecord) -> dict[str, object]:
+    return {
+        "fingerprint": collection.fingerprint,
+        "generation": collection.generation,
+        "indexed_at_ms": now_ms(),
+    }
 
 
 def _as_refusal(error: SaccadeError) -> Exception:

@@ -23,7 +23,7 @@ from services.ingest.intake import Intake
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import Marker, MarkerStore, Op
 from services.ingest.patience import Patience
-from services.ingest.pipeline import Pipeline, Refused
+from services.ingest.pipeline import Moved, Pipeline, Refused
 from services.ingest.settings import IngestSettings
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Work
@@ -88,7 +88,8 @@ class Worker:
 
     async def _attempt(self, work: Work, crowded: Callable[[], bool]) -> None:
         try:
-            await self._advance(work, crowded)
+            while not await self._advanced(work, crowded):
+                await self._step(lambda: self._begin_anew(work))
         except Refused as refused:
             error = refused.error
             _log.info("image refused", collection=work.collection, image=work.image_id, why=error.message)
@@ -100,6 +101,14 @@ class Worker:
                 raise
             await self._step(lambda: self._finish(work))
             work.end(exc)
+
+    async def _advanced(self, work: Work, crowded: Callable[[], bool]) -> bool:
+        """Bring the image on; false where a generation of another model went live on the way."""
+        try:
+            await self._advance(work, crowded)
+        except Moved:
+            return False
+        return True
 
     async def _advance(self, work: Work, crowded: Callable[[], bool]) -> None:
         record = await self._step(lambda: self._take(work))
@@ -199,18 +208,28 @@ class Worker:
         return again
 
     async def _write_vector(self, work: Work, collection: CollectionRecord, sha256: str, vector: Vector) -> ImageRecord:
-        async with self._held(work):
+        async with self._held(work) as now:
             record = await self._unchanged(work, sha256)
+            if now.fingerprint != collection.fingerprint:
+                raise Moved
             return await self._pipeline.make_searchable(collection, record, vector)
 
     async def _write_segments(
         self, work: Work, collection: CollectionRecord, sha256: str, analysis: Analysis
     ) -> ImageRecord:
-        async with self._held(work):
+        async with self._held(work) as now:
             record = await self._unchanged(work, sha256)
+            if now.fingerprint != collection.fingerprint:
+                raise Moved
             record = await self._pipeline.make_segmented(collection, record, analysis)
             await self._remove_marker(work)
             return record
+
+    async def _begin_anew(self, work: Work) -> None:
+        """Where a generation of another model went live: what was made for the one before is of no use."""
+        async with self._held(work):
+            if (record := await self._files.read(*work.key)) is not None:
+                await self._files.write(work.collection, record.model_copy(update={"state": ImageState.DURABLE}))
 
     async def _unchanged(self, work: Work, sha256: str) -> ImageRecord:
         """The record as it stands now; Aborted if another replica changed the bytes or removed the image."""

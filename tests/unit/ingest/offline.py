@@ -9,6 +9,7 @@ from services.common.fetch import ImageFetcher
 from services.common.objects import ObjectStore
 from services.common.vectors import VectorStore
 from services.ingest.collections import Collections
+from services.ingest.dirt import DirtyMarks
 from services.ingest.files import ImageFiles
 from services.ingest.indexer import Indexer
 from services.ingest.intake import Intake
@@ -50,7 +51,14 @@ async def offline(objects: ObjectStore, files: ImageFiles) -> AsyncIterator[Offl
     intake = Intake(settings.image_limits, thumbnail_px=32, workers=1)
     fetcher = ImageFetcher(settings.fetch_limits, allow_private=False)
     collections = Collections(objects, vectors, embedder, vocabularies, markers, ttl_s=60)
-    pipeline = Pipeline(files, vectors, embedder, vocabularies)
+    pipeline = Pipeline(
+        files=files,
+        vectors=vectors,
+        embedder=embedder,
+        vocabularies=vocabularies,
+        collections=collections,
+        dirt=DirtyMarks(objects),
+    )
     locks, steps = KeyedLocks(), Uninterrupted()
     worker = Worker(
         pipeline=pipeline,
