@@ -160,3 +160,4 @@ class ModelInfo:
     max_items: int
     max_image_bytes: int
     max_image_pixels: int
+    models: tuple[str, ...]

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from typing import Final
 
 import grpc
+import numpy as np
+from numpy.typing import NDArray
 
 from saccade.channel import channel_options
 from saccade.common.v1 import types_pb2
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from services.common.deadline import time_left_s
-from services.common.domain import Analysis, Box, Lane, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
-from services.common.errors import FailedPrecondition, SaccadeError
-from services.common.messages import box_to_message, segment_from_message
+from services.common.domain import Analysis, Box, Lane, Mask, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
+from services.common.errors import FailedPrecondition, NotFound, SaccadeError
+from services.common.messages import box_to_message, mask_to_message, segment_from_message
 from services.common.rpc_client import client_interceptors
 from services.common.status import from_item_error, from_rpc_error
-from services.common.tensors import from_tensor
+from services.common.tensors import from_tensor, to_tensor
 
 __all__ = ["EmbedderClient"]
 
@@ -26,8 +28,9 @@ class EmbedderClient:
     """Calls an embedder, or one replica of many behind a DNS name. Safe for concurrent use.
 
     Every call raises Unavailable, Overloaded or DeadlineExceeded as the service or the network has it, and waits no
-    longer than the call being served has left. Where `fingerprint` is given, vectors of any other model raise
-    FailedPrecondition: vectors of unlike models are never mixed.
+    longer than the call being served has left. `model` names one of those that are loaded, empty the default one; any
+    other raises NotFound. Where `fingerprint` is given, that and vectors of any other model raise FailedPrecondition:
+    vectors of unlike models are never mixed.
     """
 
     def __init__(self, target: str, *, timeout_s: float) -> None:
@@ -58,6 +61,7 @@ class EmbedderClient:
             max_items=answer.max_items,
             max_image_bytes=answer.max_image_bytes,
             max_image_pixels=answer.max_image_pixels,
+            models=tuple(answer.models),
         )
 
     async def embed_texts(
@@ -68,7 +72,7 @@ class EmbedderClient:
         try:
             answer = await self._stub.EmbedTexts(request, timeout=self._time())
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, "embedder") from exc
+            raise _error(exc, fingerprint) from exc
         _check(answer.fingerprint, fingerprint)
         return from_tensor(answer.vectors, field="vectors")
 
@@ -80,7 +84,7 @@ class EmbedderClient:
         try:
             answer = await self._stub.EmbedImages(request, timeout=self._time())
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, "embedder") from exc
+            raise _error(exc, fingerprint) from exc
         _check(answer.fingerprint, fingerprint)
         return [
             from_item_error(result.error) if result.HasField("error") else from_tensor(result.vector, field="vector")
@@ -113,7 +117,7 @@ class EmbedderClient:
         try:
             answer = await self._stub.AnalyzeImages(request, timeout=self._time())
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, "embedder") from exc
+            raise _error(exc, fingerprint) from exc
         _check(answer.fingerprint, fingerprint)
         return [_analysis(result) for result in answer.results]
 
@@ -138,12 +142,83 @@ class EmbedderClient:
         try:
             answer = await self._stub.SegmentAt(request, timeout=self._time())
         except grpc.RpcError as exc:
-            raise from_rpc_error(exc, "embedder") from exc
+            raise _error(exc, fingerprint) from exc
         _check(answer.fingerprint, fingerprint)
         return segment_from_message(answer.segment)
 
+    async def embed_regions(
+        self,
+        image: bytes,
+        masks: Sequence[Mask],
+        *,
+        model: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+        fingerprint: str = "",
+    ) -> tuple[Vector, NDArray[np.float32]]:
+        """The image's unit vector, and unit rows [masks, dimension] of what lies under at most 64 masks.
+
+        InvalidArgument where the image can not be used; no segmenter is needed.
+        """
+        request = pb.EmbedRegionsRequest(
+            model=model, image=image, masks=[mask_to_message(mask) for mask in masks], lane=_LANES[lane]
+        )
+        try:
+            answer = await self._stub.EmbedRegions(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise _error(exc, fingerprint) from exc
+        _check(answer.fingerprint, fingerprint)
+        return from_tensor(answer.vector, field="vector"), from_tensor(answer.regions, field="regions")
+
+    async def choose_tags(
+        self,
+        vectors: NDArray[np.float32],
+        areas: Sequence[float],
+        vocabulary: Sequence[VocabularyEntry],
+        templates: Sequence[str] = (),
+        *,
+        model: str = "",
+        lane: Lane = Lane.INTERACTIVE,
+        fingerprint: str = "",
+    ) -> list[tuple[Tag, ...]]:
+        """For each row of `vectors` the tags that an analysis would give it, most confident first.
+
+        Args:
+            vectors: Unit rows, shape [n, dimension]; 1 to 4,096.
+            areas: The share of its image that each covers, in (0, 1]; 1 is an image as a whole.
+            vocabulary: Words to choose from, at least one.
+            templates: Sentences for the words; none: the embedder's own.
+            model: Its name.
+            lane: Its queue.
+            fingerprint: That the model must have.
+        """
+        request = pb.ChooseTagsRequest(
+            model=model,
+            vectors=to_tensor(vectors),
+            area_fractions=areas,
+            vocabulary=[pb.VocabularyEntry(name=entry.name, category=entry.category) for entry in vocabulary],
+            prompt_templates=templates,
+            lane=_LANES[lane],
+        )
+        try:
+            answer = await self._stub.ChooseTags(request, timeout=self._time())
+        except grpc.RpcError as exc:
+            raise _error(exc, fingerprint) from exc
+        _check(answer.fingerprint, fingerprint)
+        return [tuple(Tag(tag.name, tag.category, tag.confidence) for tag in one.tags) for one in answer.results]
+
     def _time(self) -> float:
         return time_left_s(self._timeout_s)
+
+
+def _error(error: grpc.RpcError, fingerprint: str) -> SaccadeError:
+    """What a call failed with; that a collection's model is not loaded is no matter of the caller's request."""
+    told = from_rpc_error(error, "embedder")
+    if fingerprint and isinstance(told, NotFound) and told.reason == "MODEL_NOT_LOADED":
+        return FailedPrecondition(
+            f"{told.message}; add the collection's model to its SACCADE_MODEL, or make another collection",
+            reason="MODEL_MISMATCH",
+        )
+    return told
 
 
 def _check(got: str, wanted: str) -> None:

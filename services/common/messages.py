@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from saccade.common.v1 import types_pb2
 from services.common.domain import Box, Mask, Point, Segment, Tag
+from services.common.errors import InvalidArgument
 from services.common.records import ImageRecord, ImageState
 from services.common.tensors import from_tensor, to_tensor
 
@@ -11,6 +12,7 @@ __all__ = [
     "box_from_message",
     "box_to_message",
     "image_to_message",
+    "mask_from_message",
     "mask_to_message",
     "points_from_messages",
     "segment_from_message",
@@ -34,6 +36,25 @@ def points_from_messages(messages: Iterable[types_pb2.Point], field: str = "poin
     return [
         Point(message.x, message.y, message.background).checked(f"{field}[{i}]") for i, message in enumerate(messages)
     ]
+
+
+def mask_from_message(message: types_pb2.Mask, field: str = "mask", *, max_pixels: int) -> Mask:
+    """Read and check a mask; InvalidArgument names `field` if it is larger, contradicts itself, or covers nothing."""
+    height, width, counts = message.height, message.width, tuple(message.counts)
+    pixels = height * width
+    if not 0 < pixels <= max_pixels:
+        raise InvalidArgument(
+            f"needs 1 to {max_pixels:,} pixels, not {width:,} x {height:,}", field=field, reason="MASK_SIZE"
+        )
+    if sum(counts) != pixels:
+        raise InvalidArgument(
+            f"the counts add up to {sum(counts):,}, but {width:,} x {height:,} are {pixels:,} pixels",
+            field=f"{field}.counts",
+            reason="MASK_COUNTS",
+        )
+    if not any(counts[1::2]):
+        raise InvalidArgument("the mask covers nothing", field=field, reason="MASK_EMPTY")
+    return Mask(height, width, counts)
 
 
 def mask_to_message(mask: Mask) -> types_pb2.Mask:

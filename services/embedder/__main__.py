@@ -6,8 +6,8 @@ import structlog
 
 from saccade.embedder.v1 import embedder_service_pb2, embedder_service_pb2_grpc
 from services.common.rpc import Server, run_service, serve_until_signal
-from services.embedder.engine import Engine
-from services.embedder.models.registry import load_encoder, load_segmenter
+from services.embedder.engines import Engines
+from services.embedder.models.registry import load_encoders, load_segmenter
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from services.embedder.watchdog import Watchdog, Watched
@@ -22,34 +22,34 @@ class _Service:
         self._settings = settings
         self._servicer = servicer
         self._server = server
-        self._engine: Engine | None = None
+        self._engines: Engines | None = None
         self._watchdog: Watchdog | None = None
 
     async def make_ready(self) -> None:
         """Load the models, warm them up, and watch them."""
         settings = self._settings
-        encoder = await asyncio.to_thread(load_encoder, settings)
+        encoders = await asyncio.to_thread(load_encoders, settings)
         segmenter = await asyncio.to_thread(load_segmenter, settings)
-        self._engine = engine = Engine(settings, encoder, segmenter)
-        await engine.start()
-        info = engine.info
-        _log.info(
-            "models loaded",
-            model=info.model,
-            fingerprint=info.fingerprint,
-            dimension=info.dimension,
-            segmenter=info.segmenter,
-            device=info.device,
-            precision=info.precision,
-            segmenter_precision=segmenter.precision if segmenter else "",
-        )
-        self._servicer.serve(engine)
-        limit_s = settings.watch_limit_s
-        watched = [Watched("encoder", engine.encoding.batcher, engine.encoding.check, settings.watch_every_s, limit_s)]
-        if engine.segmenting is not None:
-            every_s = settings.watch_segmenter_every_s
-            queue = engine.segmenting
-            watched.append(Watched("segmenter", queue.batcher, queue.check, every_s, limit_s))
+        self._engines = engines = Engines(settings, encoders, segmenter)
+        await engines.start()
+        watched: list[Watched] = []
+        for name in engines.names:
+            engine = engines.named(name)
+            info, queue = engine.info, engine.encoding
+            _log.info(
+                "model loaded",
+                model=info.model,
+                fingerprint=info.fingerprint,
+                dimension=info.dimension,
+                device=info.device,
+                precision=info.precision,
+            )
+            watched.append(Watched(name, queue.batcher, queue.check, settings.watch_every_s, settings.watch_limit_s))
+        if segmenter is not None and (segmenting := engines.segmenting) is not None:
+            _log.info("segmenter loaded", model=segmenter.name, device=segmenter.device, precision=segmenter.precision)
+            every_s, limit_s = settings.watch_segmenter_every_s, settings.watch_limit_s
+            watched.append(Watched("segmenter", segmenting.batcher, segmenting.check, every_s, limit_s))
+        self._servicer.serve(engines)
         self._watchdog = Watchdog(watched, self._server.set_ready)
         self._watchdog.start()
 
@@ -57,8 +57,8 @@ class _Service:
         """Stop watching, then computing."""
         if self._watchdog is not None:
             await self._watchdog.close()
-        if self._engine is not None:
-            await self._engine.close()
+        if self._engines is not None:
+            await self._engines.close()
 
 
 async def _main(settings: EmbedderSettings) -> None:

@@ -1,9 +1,7 @@
 """What the embedder does, free of gRPC: texts and pictures in, vectors, segments and tags out."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -11,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.common.domain import Analysis, Box, Lane, Mask, ModelInfo, Point, Segment, Vector, VocabularyEntry
+from services.common.domain import Analysis, Box, Lane, Mask, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
 from services.common.errors import FailedPrecondition
 from services.embedder import metrics
-from services.embedder.admission import Admission
 from services.embedder.crops import cut_out
-from services.embedder.decode import Decoder
-from services.embedder.masks import tight_box
-from services.embedder.models.base import Candidate, Encoder, Segmenter
+from services.embedder.masks import fit_mask, tight_box
+from services.embedder.models.base import Candidate, Encoder
 from services.embedder.queues import EncoderQueue, SegmenterQueue
-from services.embedder.settings import EmbedderSettings
-from services.embedder.tags import TagChooser
+from services.embedder.shared import Shared
+from services.embedder.tags import TagChooser, TagSpace
 
 __all__ = ["AnalysisOptions", "Engine"]
 
 _T = TypeVar("_T")
 BACKGROUND_FRACTION: Final = 0.5
 """A segment that covers more of its picture is no thing in it but its background, and gets no tags."""
+WHOLE_FRACTION: Final = 1.0
+"""What covers all of its picture is the picture itself, which gets tags."""
 # Texts of a vocabulary enter the queue by so many at a time, so that others come between.
 _VOCABULARY_CHUNK: Final = 64
 
@@ -43,77 +41,50 @@ class AnalysisOptions:
 
 
 class Engine:
-    """One encoder, and a segmenter if there is one. Lives in one event loop.
+    """One encoder over what the embedder's models share. Lives in one event loop.
 
     Every call raises Overloaded when there is no room, and DeadlineExceeded when its time runs out.
     """
 
-    def __init__(self, settings: EmbedderSettings, encoder: Encoder, segmenter: Segmenter | None) -> None:
+    def __init__(self, shared: Shared, encoder: Encoder, models: tuple[str, ...]) -> None:
+        """Make an engine.
+
+        Args:
+            shared: Of all models.
+            encoder: The model.
+            models: Names of all models that are loaded, the default one first.
+        """
+        settings = shared.settings
         self._settings = settings
+        self._shared = shared
+        self._decoder = shared.decoder
         self._encoder = encoder
-        threads = settings.decode_threads or len(os.sched_getaffinity(0))
-        self._decoder = Decoder(settings.image_limits, threads=threads, working_px=settings.working_px)
-        # Of its own: the model must not wait for pictures that are being decoded.
-        self._stacking = ThreadPoolExecutor(1, thread_name_prefix="stack")
-        self.encoding = EncoderQueue(encoder, self._stacking, bulk_every=settings.bulk_every)
-        self.segmenting = (
-            SegmenterQueue(segmenter, self._stacking, bulk_every=settings.bulk_every) if segmenter else None
-        )
+        self.encoding = EncoderQueue(encoder, shared.stacking, bulk_every=settings.bulk_every)
         self._tags = TagChooser(self._embed_vocabulary, max_vocabularies=settings.max_vocabularies)
-        self._item_room = Admission(
-            max_items=settings.max_waiting_items,
-            max_bytes=settings.max_waiting_bytes,
-            item_seconds=lambda: self.encoding.batcher.item_seconds,
-        )
-        self._analysis_room = Admission(
-            max_items=settings.max_waiting_analyses,
-            max_bytes=settings.max_waiting_bytes,
-            item_seconds=lambda: self.segmenting.batcher.item_seconds if self.segmenting else 0.0,
-        )
         self.info = ModelInfo(
             model=encoder.name,
             fingerprint=encoder.fingerprint,
             dimension=encoder.dimension,
             has_text=encoder.has_text,
             logit_scale=encoder.logit_scale,
-            segmenter=segmenter.name if segmenter else "",
+            segmenter=shared.segmenter_name,
             device=encoder.device,
             precision=encoder.precision,
             max_items=settings.max_items,
             max_image_bytes=settings.max_image_bytes,
             max_image_pixels=settings.max_image_pixels,
+            models=models,
         )
-
-    async def start(self) -> None:
-        """Begin to serve. When this returns, each model has answered, and with `warm_up` in every size of batch."""
-        for queue in (self.encoding, self.segmenting):
-            if queue is not None:
-                queue.batcher.start()
-                if self._settings.warm_up:
-                    await queue.warm_up()
-                await queue.check()
-
-    async def close(self) -> None:
-        """Stop; whoever still waits gets Unavailable."""
-        for queue in (self.encoding, self.segmenting):
-            if queue is not None:
-                await queue.batcher.close()
-        self._decoder.close()
-        self._stacking.shutdown(wait=False, cancel_futures=True)
 
     async def embed_texts(self, texts: Sequence[str], lane: Lane) -> NDArray[np.float32]:
         """Unit rows, shape [texts, dimension]; FailedPrecondition where the model has no text tower."""
-        if not self._encoder.has_text:
-            raise FailedPrecondition(
-                f"the model {self._encoder.name} has no text tower: search by an image instead, or run a CLIP model",
-                reason="NO_TEXT_TOWER",
-            )
-        with self._item_room.admit(len(texts), sum(map(len, texts)), lane):
+        self._need_text("search by an image instead, or run a CLIP model")
+        with self._shared.item_room.admit(len(texts), sum(map(len, texts)), lane):
             return np.stack(await asyncio.gather(*(self.encoding.text(text, lane) for text in texts)))
 
     async def embed_images(self, images: Sequence[bytes], lane: Lane) -> list[Vector | Exception]:
         """For each encoded image its unit vector or why there is none."""
-        with self._item_room.admit(len(images), sum(map(len, images)), lane):
+        with self._shared.item_room.admit(len(images), sum(map(len, images)), lane):
             return await _each([self._whole(data, lane) for data in images])
 
     async def analyze(
@@ -123,22 +94,68 @@ class Engine:
 
         Without a text tower there are no tags. FailedPrecondition where no segmenter is loaded.
         """
-        segmenting = self._need_segmenter()
-        with self._analysis_room.admit(len(images), sum(map(len, images)), lane):
+        segmenting = self._shared.need_segmenter()
+        with self._shared.analysis_room.admit(len(images), sum(map(len, images)), lane):
             return await _each([self._analyze_one(segmenting, data, options, lane) for data in images])
 
     async def segment_at(
         self, data: bytes, points: Sequence[Point], box: Box | None, lane: Lane, *, field: str = "image"
     ) -> Segment:
         """The one segment that points or a box mean, with mask and vector; FailedPrecondition without a segmenter."""
-        segmenting = self._need_segmenter()
-        with self._analysis_room.admit(1, len(data), lane):
+        segmenting = self._shared.need_segmenter()
+        with self._shared.analysis_room.admit(1, len(data), lane):
             image, _, _ = await self._decoder.working(data, lane, field=field)
             found = await segmenting.segment_at(image, points, box, lane)
             return await self._segment(image, 0, found, lane)
 
-    async def _whole(self, data: bytes, lane: Lane) -> Vector:
-        pixels = await self._decoder.pixels(data, self._encoder.preprocess, self._encoder.image_px, lane, field="")
+    async def embed_regions(
+        self, data: bytes, masks: Sequence[Mask], lane: Lane, *, field: str = "image"
+    ) -> tuple[Vector, NDArray[np.float32]]:
+        """The image's unit vector, and unit rows [masks, dimension] of the things under masks, as analyses make them.
+
+        Raises:
+            InvalidImage: the image can not be used; names `field`.
+            InvalidArgument: a mask is not in the image's proportions; names `masks[i]`.
+        """
+        with self._shared.analysis_room.admit(1, len(data), lane):
+            image, _, _ = await self._decoder.working(data, lane, field=field)
+
+            async def region(index: int, mask: Mask) -> Vector:
+                def prepare() -> NDArray[np.uint8]:
+                    fitted = fit_mask(mask, image.size, f"masks[{index}]")
+                    return self._encoder.preprocess(cut_out(image, fitted))
+
+                return await self.encoding.image(await self._decoder.run(prepare, lane), lane)
+
+            vector, *regions = await asyncio.gather(
+                self._whole(data, lane, field=field), *(region(i, mask) for i, mask in enumerate(masks))
+            )
+        return vector, np.stack(regions) if regions else np.zeros((0, len(vector)), np.float32)
+
+    async def choose_tags(
+        self,
+        vectors: NDArray[np.float32],
+        area_fractions: Sequence[float],
+        vocabulary: Sequence[VocabularyEntry],
+        templates: Sequence[str],
+        lane: Lane,
+    ) -> list[tuple[Tag, ...]]:
+        """Tags for unit rows [n, dimension] that cover such shares of their images, as `analyze` gives them.
+
+        FailedPrecondition where the model has no text tower.
+        """
+        self._need_text("its collections have no tags of its making; set them yourself, or use a CLIP model")
+        with self._shared.item_room.admit(1, vectors.nbytes, lane):
+            space = await self._tags.space(vocabulary, templates)
+
+            def choose() -> list[tuple[Tag, ...]]:
+                return [self._choose(space, row, area) for row, area in zip(vectors, area_fractions, strict=True)]
+
+            # Thousands of rows against thousands of words are too much for the event loop.
+            return await self._decoder.run(choose, lane)
+
+    async def _whole(self, data: bytes, lane: Lane, *, field: str = "") -> Vector:
+        pixels = await self._decoder.pixels(data, self._encoder.preprocess, self._encoder.image_px, lane, field=field)
         return await self.encoding.image(pixels, lane)
 
     async def _analyze_one(
@@ -177,15 +194,20 @@ class Engine:
 
     async def _tagged(self, analysis: Analysis, options: AnalysisOptions) -> Analysis:
         space = await self._tags.space(options.vocabulary, options.prompt_templates)
-        scale, least = self._encoder.logit_scale, self._settings.tag_min_confidence
         segments = tuple(
-            replace(segment, tags=space.tags(segment.vector, logit_scale=scale, min_confidence=least))
-            if segment.vector is not None and segment.area_fraction <= BACKGROUND_FRACTION
+            replace(segment, tags=self._choose(space, segment.vector, segment.area_fraction))
+            if segment.vector is not None
             else segment
             for segment in analysis.segments
         )
-        tags = space.tags(analysis.vector, logit_scale=scale, min_confidence=least)
-        return replace(analysis, segments=segments, tags=tags)
+        return replace(analysis, segments=segments, tags=self._choose(space, analysis.vector, WHOLE_FRACTION))
+
+    def _choose(self, space: TagSpace, vector: Vector, area_fraction: float) -> tuple[Tag, ...]:
+        if BACKGROUND_FRACTION < area_fraction < WHOLE_FRACTION:
+            return ()
+        return space.tags(
+            vector, logit_scale=self._encoder.logit_scale, min_confidence=self._settings.tag_min_confidence
+        )
 
     async def _embed_vocabulary(self, texts: Sequence[str]) -> NDArray[np.float32]:
         rows: list[Vector] = []
@@ -194,12 +216,11 @@ class Engine:
             rows += await asyncio.gather(*(self.encoding.text(text, Lane.INTERACTIVE) for text in chunk))
         return np.stack(rows)
 
-    def _need_segmenter(self) -> SegmenterQueue:
-        if self.segmenting is None:
+    def _need_text(self, remedy: str) -> None:
+        if not self._encoder.has_text:
             raise FailedPrecondition(
-                "no segmenter is loaded; start the embedder with SACCADE_SEGMENTER set", reason="NO_SEGMENTER"
+                f"the model {self._encoder.name} has no text tower: {remedy}", reason="NO_TEXT_TOWER"
             )
-        return self.segmenting
 
 
 async def _each(work: Sequence[Awaitable[_T]]) -> list[_T | Exception]:

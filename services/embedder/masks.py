@@ -4,10 +4,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from services.common.domain import Box
+from services.common.domain import Box, Mask
+from services.common.errors import InvalidArgument
 
-__all__ = ["best", "tight_box"]
+__all__ = ["best", "fit_mask", "tight_box"]
 
 MAX_AREA_FRACTION: Final = 0.95
 """A mask that covers more than this is the picture itself, which has its own vector."""
@@ -27,6 +29,38 @@ def tight_box(mask: NDArray[np.bool_]) -> Box:
         float(columns[-1] + 1) / width,
         float(rows[-1] + 1) / height,
     )
+
+
+def fit_mask(mask: Mask, size: tuple[int, int], field: str) -> NDArray[np.bool_]:
+    """A mask over a picture as an array over that picture at another size, at least one pixel of it set.
+
+    Args:
+        mask: With at least one pixel set.
+        size: Width and height wanted.
+        field: For errors.
+
+    Raises:
+        InvalidArgument: the mask is not in the proportions of `size`.
+    """
+    width, height = size
+    # Both may be roundings of another size: a side of either may be off by a pixel.
+    if abs(mask.width * height - mask.height * width) > max(width, height) + max(mask.width, mask.height):
+        raise InvalidArgument(
+            f"the mask is {mask.width} x {mask.height}, which is not in the proportions of the image, "
+            f"{width} x {height}",
+            field=field,
+            reason="MASK_PROPORTIONS",
+        )
+    array = mask.to_array()
+    if array.shape == (height, width):
+        return array
+    picture = Image.fromarray(array.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    fitted = np.array(picture) > 127
+    if not fitted.any():
+        # Thinner than a pixel of the picture: what it touches.
+        rows, columns = np.nonzero(array)
+        fitted[rows * height // mask.height, columns * width // mask.width] = True
+    return fitted
 
 
 def best(

@@ -35,7 +35,7 @@ class EncoderQueue:
 
     def __init__(self, encoder: Encoder, pool: Executor, *, bulk_every: int) -> None:
         self._encoder = encoder
-        self.batcher = Batcher("encoder", OwnerThread("encoder"), pool, bulk_every=bulk_every)
+        self.batcher = Batcher(encoder.name, OwnerThread(encoder.name), pool, bulk_every=bulk_every)
         self._images: Kind[NDArray[np.uint8], Vector] = Kind(
             "image", encoder.stack, lambda batch: list(encoder.embed_images(batch)), encoder.max_batch
         )

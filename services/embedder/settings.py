@@ -25,14 +25,19 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
     model: str = Field(
         "demo",
         description="demo; ARCH/TAG or ARCH//path/to/weights for open_clip, such as ViT-B-32/laion2b_s34b_b79k; "
-        "timm:NAME[.TAG] or timm:NAME//path/to/weights; or toy",
+        "timm:NAME[.TAG][/logits] or timm:NAME[/logits]//path/to/weights; or toy. Several are separated by commas, and "
+        "the first is the default one",
     )
     segmenter: str = Field(
         "demo",
         description="demo; vit_b, vit_l or vit_h with a file, such as vit_b:/models/sam_vit_b.pth; toy; or empty: none",
     )
     demo_dir: Path = Field(_DEMO_DIR, description="Folder that holds the demo models in models/clip and models/sam")
-    model_sha256: str = Field("", description="SHA-256 that the model's weights file must have; empty: any")
+    model_sha256: str = Field(
+        "",
+        description="SHA-256 that the model's weights file must have; empty: any. Several models: one for each, in "
+        "their order, separated by commas; an empty one: any",
+    )
     segmenter_sha256: str = Field("", description="SHA-256 that the segmenter's weights file must have; empty: any")
     model_cache: str = Field("", description="Folder for downloaded weights; empty: the library's own")
 
@@ -70,6 +75,34 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
     watch_segmenter_every_s: float = Field(300.0, gt=0, description="The same for the segmenter")
     watch_limit_s: float = Field(60.0, gt=0, description="A model that does not answer for so long is not ready")
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names in `model`, at least one, each once; the first is the default one."""
+        return _items(self.model)
+
+    def each_model(self) -> "list[EmbedderSettings]":
+        """For each model the settings that have it alone."""
+        hashes = _items(self.model_sha256) if self.model_sha256 else ("",) * len(self.models)
+        return [
+            self.model_copy(update={"model": model, "model_sha256": sha256})
+            for model, sha256 in zip(self.models, hashes, strict=True)
+        ]
+
+    @model_validator(mode="after")
+    def _models(self) -> "EmbedderSettings":
+        models = self.models
+        if not all(models):
+            raise ValueError(f"model has an empty name in {self.model!r}; name each model, separated by single commas")
+        twice = sorted({model for model in models if models.count(model) > 1})
+        if twice:
+            raise ValueError(f"model names {twice[0]!r} more than once; each model is loaded once")
+        if self.model_sha256 and len(_items(self.model_sha256)) != len(models):
+            raise ValueError(
+                f"model_sha256 must hold one hash for each of the {len(models)} models in their order, separated by "
+                f"commas, not {len(_items(self.model_sha256))}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _room_for_one_call(self) -> "EmbedderSettings":
         for name in ("max_waiting_items", "max_waiting_analyses"):
@@ -79,3 +112,7 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
                     "the largest bulk call fits"
                 )
         return self
+
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(","))

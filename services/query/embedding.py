@@ -122,7 +122,10 @@ class PartEmbedder:
         fields = {f"texts[{i}]": text.field for i, (_, _, text) in enumerate(texts)}
         try:
             rows = await self._embedder.embed_texts(
-                [text.text for _, _, text in texts], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
+                [text.text for _, _, text in texts],
+                model=collection.model,
+                lane=Lane.INTERACTIVE,
+                fingerprint=collection.fingerprint,
             )
         except InvalidArgument as exc:
             raise _renamed(exc, fields.get(exc.field, first)) from exc
@@ -194,6 +197,7 @@ class PartEmbedder:
                 data,
                 points=region.points,
                 box=region.box,
+                model=collection.model,
                 lane=Lane.INTERACTIVE,
                 fingerprint=collection.fingerprint,
             )
@@ -224,12 +228,18 @@ class PartEmbedder:
 
     async def _analysis(self, data: bytes, field: str, collection: CollectionRecord) -> Analysis:
         made = await self._embedder.analyze_images(
-            [data], lane=Lane.INTERACTIVE, max_segments=_QUERY_SEGMENTS, fingerprint=collection.fingerprint
+            [data],
+            model=collection.model,
+            lane=Lane.INTERACTIVE,
+            max_segments=_QUERY_SEGMENTS,
+            fingerprint=collection.fingerprint,
         )
         return only_result(made, field)
 
     async def _whole(self, data: bytes, field: str, collection: CollectionRecord) -> Vector:
-        made = await self._embedder.embed_images([data], lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint)
+        made = await self._embedder.embed_images(
+            [data], model=collection.model, lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
+        )
         return only_result(made, field)
 
     async def _bytes(self, picture: Picture, collection: CollectionRecord) -> bytes:

@@ -33,6 +33,7 @@ class PictureSegmenter:
         vocabulary = await self._collections.vocabulary_of(record)
         made = await self._embedder.analyze_images(
             [image],
+            model=record.model,
             lane=Lane.INTERACTIVE,
             max_segments=max_segments,
             vocabulary=[VocabularyEntry(e.name, e.category) for e in vocabulary.entries] if vocabulary else (),

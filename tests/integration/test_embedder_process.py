@@ -32,12 +32,12 @@ async def test_metrics_tell_of_the_work() -> None:
         await running.client.analyze_images([encoded(picture()), b"junk"], vocabulary=words)
         text = running.metrics()
     for line in (
-        'saccade_embedder_queue_depth{lane="interactive",model="encoder"} 0.0',
+        'saccade_embedder_queue_depth{lane="interactive",model="toy"} 0.0',
         'saccade_embedder_item_errors_total{reason="IMAGE_FORMAT"} 1.0',
         'saccade_embedder_compute_seconds_count{kind="segment_all",model="segmenter"}',
-        'saccade_embedder_batch_size_bucket{kind="image",le="16.0",model="encoder"}',
-        'saccade_embedder_batch_wait_seconds_count{lane="interactive",model="encoder"}',
-        'saccade_embedder_model_ready{model="encoder"} 1.0',
+        'saccade_embedder_batch_size_bucket{kind="image",le="16.0",model="toy"}',
+        'saccade_embedder_batch_wait_seconds_count{lane="interactive",model="toy"}',
+        'saccade_embedder_model_ready{model="toy"} 1.0',
     ):
         assert line in text
 

@@ -634,7 +634,9 @@ class ChooseTagsRequest(_message.Message):
 
     @_builtins.property
     def area_fractions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Share of its image that each segment covers, in (0, 1]; as many as rows."""
+        """Share of its image that each segment covers, in (0, 1]; as many as rows. What covers more than half is background and
+        gets no tags; 1 is the image as a whole, which does.
+        """
 
     @_builtins.property
     def vocabulary(self) -> _containers.RepeatedCompositeFieldContainer[Global___VocabularyEntry]:

@@ -4,14 +4,22 @@ from services.embedder.models.base import Encoder, Segmenter
 from services.embedder.models.toy import ToyEncoder, ToySegmenter
 from services.embedder.settings import EmbedderSettings
 
-__all__ = ["load_encoder", "load_segmenter"]
+__all__ = ["load_encoder", "load_encoders", "load_segmenter"]
 
 # torch and the libraries on it take seconds to import; who asks for no such model does not wait for them, and need not
 # have them. Hence the imports inside the functions.
 
 
+def load_encoders(settings: EmbedderSettings) -> list[Encoder]:
+    """Load all of `settings.models` in their order, each named as it is there; see `load_encoder`."""
+    return [load_encoder(each) for each in settings.each_model()]
+
+
 def load_encoder(settings: EmbedderSettings) -> Encoder:
-    """Load `settings.model`; ModelError says what is wrong with it. Takes seconds or more: not for the event loop."""
+    """Load `settings.model`, which names one; ModelError says what is wrong with it.
+
+    Takes seconds or more: not for the event loop.
+    """
     if settings.model == "toy":
         return ToyEncoder()
     if settings.model == "demo":

@@ -1,4 +1,9 @@
-"""Image-only models of timm, such as vit_base_patch16_224 and resnet18: pooled features, no texts."""
+"""Image-only models of timm, such as vit_base_patch16_224 and resnet18: no texts.
+
+A model's vector is its pooled features: 768 numbers of vit_base_patch16_224, 512 of resnet18. With `/logits` behind its
+name it is what the classifier says, 1000 numbers for ImageNet's classes: pictures are then near that look like the same
+mix of those. Either way the vector is scaled to length 1, so that of logits their proportions count, not their size.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,12 +32,13 @@ from services.embedder.settings import EmbedderSettings
 __all__ = ["TimmEncoder", "load_timm"]
 
 PREFIX: Final = "timm:"
+LOGITS: Final = "logits"
 _CPU_BATCH: Final = 8
 _CUDA_BATCH: Final = 64
 
 
 class TimmEncoder:
-    """A timm model without its classifier; implements Encoder."""
+    """A timm model; implements Encoder."""
 
     has_text = False
     logit_scale = 0.0
@@ -42,7 +48,8 @@ class TimmEncoder:
 
         Args:
             name: As in the configuration.
-            model: Made with `num_classes=0`: its output is the pooled features.
+            model: Its output, shape [n, dimension], becomes the vectors: pooled features where it was made with
+                `num_classes=0`, else logits.
             settings: Device, precision and batch size.
         """
         config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
@@ -82,36 +89,40 @@ class TimmEncoder:
 
 
 def load_timm(settings: EmbedderSettings) -> TimmEncoder:
-    """Load `timm:NAME[.TAG]` or `timm:NAME//path/to/file`; ModelError says what is wrong."""
+    """Load `timm:NAME[.TAG][/logits]` or `timm:NAME[/logits]//path/to/file`; ModelError says what is wrong."""
     name = settings.model
-    architecture, _, source = name.removeprefix(PREFIX).partition("/")
+    architecture, _, rest = name.removeprefix(PREFIX).partition("/")
+    with_logits = rest == LOGITS or rest.startswith(f"{LOGITS}/")
+    source = rest.removeprefix(LOGITS).removeprefix("/") if with_logits else rest
     if not timm.is_model(architecture.partition(".")[0]):
         raise ModelError(f"SACCADE_MODEL={name!r}: timm has no model {architecture!r}; see timm.list_models()")
     if settings.model_sha256 and not source:
         raise ModelError(
             f"SACCADE_MODEL={name!r} is fetched by timm, which leaves no file to hash; give its file, as in "
-            f"{PREFIX}{architecture}//path/to/weights, or unset SACCADE_EMBEDDER_MODEL_SHA256"
+            f"{name}//path/to/weights, or unset SACCADE_EMBEDDER_MODEL_SHA256"
         )
+    kept: dict[str, Any] = {} if with_logits else {"num_classes": 0}
     try:
-        model = timm.create_model(
-            architecture, pretrained=not source, num_classes=0, cache_dir=settings.model_cache or None
-        )
+        model = timm.create_model(architecture, pretrained=not source, cache_dir=settings.model_cache or None, **kept)
     # timm, torch and the hub's client raise nearly anything: no network, no such tag, no memory.
     except Exception as exc:
         raise ModelError(f"the model {name!r} can not be loaded: {exc}") from exc
+    if with_logits and not model.num_classes:
+        raise ModelError(f"SACCADE_MODEL={name!r}: {architecture} has no classifier; leave out /{LOGITS}")
     if source:
-        _load_file(model, Path(source), settings)
+        _load_file(model, Path(source), settings, with_logits=with_logits)
     return TimmEncoder(name, model, settings)
 
 
-def _load_file(model: Any, path: Path, settings: EmbedderSettings) -> None:
+def _load_file(model: Any, path: Path, settings: EmbedderSettings, *, with_logits: bool) -> None:
     check_sha256(path, settings.model_sha256)
     state = load_state(path)
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    features = {key: value for key, value in state.items() if not key.startswith(heads or "\0")}
+    if not with_logits:
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+        state = {key: value for key, value in state.items() if not key.startswith(heads or "\0")}
     try:
-        model.load_state_dict(features)
+        model.load_state_dict(state)
     except RuntimeError as exc:
         raise ModelError(f"the weights in {path} are of another model than {settings.model!r}: {exc}") from exc
 
