@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.common.domain import Point
+from services.common.errors import FailedPrecondition
 from services.embedder.masks import tight_box
 from services.embedder.models.clip import load_clip
 from services.embedder.models.sam import load_sam
@@ -39,16 +40,22 @@ def test_open_clip_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "dimension"), [("resnet18", 512), ("vit_base_patch16_224", 768)])
+@pytest.mark.parametrize(
+    ("name", "dimension"), [("resnet18", 512), ("vit_base_patch16_224", 768), ("resnet18/logits", 1000)]
+)
 def test_timm_from_a_file(tmp_path: Path, name: str, dimension: int) -> None:
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
-    save_file(timm.create_model(name, pretrained=False).state_dict(), path)
+    save_file(timm.create_model(name.partition("/")[0], pretrained=False).state_dict(), path)
     encoder = load_timm(EmbedderSettings(model=f"timm:{name}/{path}"))
-    assert (encoder.dimension, encoder.image_px) == (dimension, 224)
+    assert (encoder.name, encoder.dimension, encoder.image_px) == (f"timm:{name}/{path}", dimension, 224)
     rows = encoder.embed_images(encoder.stack([encoder.preprocess(image) for image in PICTURES[:2]]))
+    assert rows.shape == (2, dimension)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     alone = encoder.embed_images(encoder.stack([encoder.preprocess(PICTURES[1])]))[0]
     assert rows[1] @ alone >= 0.9999
+    with pytest.raises(FailedPrecondition, match="no text tower"):
+        encoder.embed_texts(["a disc"])
 
 
 @pytest.mark.timeout(300)

@@ -1,7 +1,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -91,3 +91,42 @@ async def test_a_model_that_fails_whatever_it_gets_is_not_ready_under_load_eithe
         for caller in callers:
             caller.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
+
+
+async def test_one_of_several_models_that_hangs_is_enough() -> None:
+    good, bad, changes = Model(), Model(), list[bool]()
+
+    async def set_ready(ready: bool) -> None:
+        changes.append(ready)
+
+    with ThreadPoolExecutor(1) as pool:
+        batchers = [Batcher(name, OwnerThread(name), pool) for name in ("good", "bad")]
+
+        def check(batcher: Batcher, model: Model) -> Callable[[], Awaitable[None]]:
+            async def ask() -> None:
+                await batcher.submit(model.kind, 1, Lane.INTERACTIVE)
+
+            return ask
+
+        watched = [
+            Watched(name, batcher, check(batcher, model), every_s=0.02, limit_s=0.1)
+            for name, batcher, model in zip(("good", "bad"), batchers, (good, bad), strict=True)
+        ]
+        for batcher in batchers:
+            batcher.start()
+        watchdog = Watchdog(watched, set_ready)
+        watchdog.start()
+        try:
+            await until(bad.entered.is_set)
+            bad.gate.clear()
+            await until(lambda: changes == [False])
+            answered = len(good.batches)
+            await until(lambda: len(good.batches) > answered)
+            assert changes == [False]
+            bad.gate.set()
+            await until(lambda: changes == [False, True])
+        finally:
+            bad.gate.set()
+            await watchdog.close()
+            for batcher in batchers:
+                await batcher.close()

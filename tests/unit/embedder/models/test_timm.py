@@ -58,6 +58,29 @@ def test_features_are_timms_own(weights: Path) -> None:
     np.testing.assert_allclose(encoder.embed_images(encoder.stack([encoder.preprocess(image)]))[0], expected, atol=1e-5)
 
 
+def test_logits_are_the_classifiers(weights: Path) -> None:
+    encoder = load_timm(EmbedderSettings(model=f"timm:{NAME}/logits/{weights}", device="cpu", threads=1))
+    model = timm.create_model(NAME, pretrained=False)
+    model.load_state_dict(load_file(weights))
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    image = picture(size=(300, 200))
+    with torch.inference_mode():
+        logits = model.eval()(create_transform(**config, is_training=False)(image)[None])
+    expected = torch.nn.functional.normalize(logits)[0].numpy()
+    vector = encoder.embed_images(encoder.stack([encoder.preprocess(image)]))[0]
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+    assert encoder.dimension == 1000
+    assert encoder.fingerprint != load(weights).fingerprint
+
+
+def test_logits_need_a_classifier(tmp_path: Path) -> None:
+    features = tmp_path / "features.safetensors"
+    save_file(timm.create_model(NAME, pretrained=False, num_classes=0).state_dict(), features)
+    with pytest.raises(ModelError, match="are of another model"):
+        load(f"logits/{features}")
+    assert load(features).dimension == 64
+
+
 def test_texts_are_refused(weights: Path) -> None:
     encoder = load(weights)
     with pytest.raises(FailedPrecondition, match="no text tower"):
@@ -75,5 +98,5 @@ def test_names_and_files_that_do_not_load(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, other)
     with pytest.raises(ModelError, match="are of another model"):
         load(other)
-    with pytest.raises(ModelError, match="no file to hash"):
-        load_timm(EmbedderSettings(model=f"timm:{NAME}", model_sha256="00", device="cpu", threads=1))
+    with pytest.raises(ModelError, match="leaves no file to hash; give its file, as in timm:test_vit/logits//path"):
+        load_timm(EmbedderSettings(model=f"timm:{NAME}/logits", model_sha256="00", device="cpu", threads=1))
