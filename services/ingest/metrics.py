@@ -6,12 +6,13 @@ from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram
 
-__all__ = ["IMAGES", "IN_FLIGHT", "PENDING", "stage"]
+__all__ = ["IMAGES", "IN_FLIGHT", "JOBS", "PENDING", "stage"]
 
 PENDING = Gauge(
     "saccade_ingest_pending_images", "Images acknowledged and not yet fully indexed, up to 10,000.", ["collection"]
 )
 IN_FLIGHT = Gauge("saccade_ingest_in_flight_images", "Images that this replica is indexing.")
+JOBS = Gauge("saccade_ingest_jobs", "Jobs that this replica works on.")
 IMAGES = Counter("saccade_ingest_images_total", "Images, by what became of them.", ["outcome"])
 _STAGE_SECONDS = Histogram(
     "saccade_ingest_stage_seconds",

@@ -8,7 +8,7 @@ mark; where another one went live meanwhile, the rows are written there too, or,
 raised.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -23,7 +23,7 @@ from services.ingest.files import ImageFiles
 from services.ingest.markers import now_ms
 from services.ingest.vocabulary import Vocabularies
 
-__all__ = ["Moved", "Pipeline", "Refused"]
+__all__ = ["Moved", "Pipeline", "Refused", "best_tags", "image_row", "model_tags", "segment_row"]
 
 _T = TypeVar("_T")
 MAX_MODEL_TAGS: Final = 64
@@ -157,6 +157,22 @@ class Pipeline:
 
         return await self._in_live_generation(collection, record.id, write)
 
+    async def retag(self, collection: CollectionRecord, record: ImageRecord, segments: tuple[Segment, ...]) -> None:
+        """Keep an image's segments under other tags, and bring the rows that stand in line with them and the record."""
+        tags = {segment.index: segment for segment in segments}
+
+        async def write(owner: CollectionRecord) -> None:
+            generation = Generation.of(owner)
+            await self._files.write_segments(owner.name, record.id, segments)
+            images = await self._vectors.get_images(generation, [record.id], consistency=Consistency.STRONG)
+            rows = await self._vectors.get_segments(generation, record.id, consistency=Consistency.STRONG)
+            known = [row for row in rows if row.index in tags]
+            whole = [segment_row(record, replace(tags[row.index], vector=row.vector)) for row in known]
+            await self._vectors.replace_segments(generation, record.id, whole)
+            await self._vectors.upsert_images(generation, [image_row(record, row.vector) for row in images.values()])
+
+        await self._in_live_generation(collection, record.id, write)
+
     async def clear(self, collection: CollectionRecord, image_id: str) -> None:
         """Remove the image's rows and segments, which are of other bytes than it has now."""
 
@@ -218,14 +234,19 @@ def _as_refusal(error: SaccadeError) -> Exception:
 
 
 def model_tags(analysis: Analysis) -> tuple[TagRecord, ...]:
+    """An analysis' tags for the image as a whole; see best_tags."""
+    best = best_tags([segment.tags for segment in analysis.segments], analysis.tags)
+    return tuple(TagRecord(name=tag.name, category=tag.category, confidence=tag.confidence) for tag in best)
+
+
+def best_tags(segments: Sequence[tuple[Tag, ...]], whole: tuple[Tag, ...]) -> tuple[Tag, ...]:
     """The segments' tags, each name with its best confidence; the whole image's where no segment has any."""
     best: dict[str, Tag] = {}
-    groups = [segment.tags for segment in analysis.segments if segment.tags] or [analysis.tags]
+    groups = [tags for tags in segments if tags] or [whole]
     for tag in (tag for group in groups for tag in group):
         if tag.name not in best or tag.confidence > best[tag.name].confidence:
             best[tag.name] = tag
-    ranked = sorted(best.values(), key=lambda tag: (-tag.confidence, tag.name))[:MAX_MODEL_TAGS]
-    return tuple(TagRecord(name=tag.name, category=tag.category, confidence=tag.confidence) for tag in ranked)
+    return tuple(sorted(best.values(), key=lambda tag: (-tag.confidence, tag.name))[:MAX_MODEL_TAGS])
 
 
 def image_row(record: ImageRecord, vector: Vector) -> ImageRow:
@@ -233,12 +254,23 @@ def image_row(record: ImageRecord, vector: Vector) -> ImageRow:
     return ImageRow(
         id=record.id,
         vector=vector,
-        tags=tuple(tag.name for tag in record.tags),
+        tags=_confidences(record.tags),
         metadata=record.metadata,
         width=record.width,
         height=record.height,
         created_at_ms=record.created_at_ms,
+        text=searchable_text(record),
     )
+
+
+def searchable_text(record: ImageRecord) -> str:
+    """What searches by title look through: the title, and `metadata.description` where it is a text."""
+    description = record.metadata.get("description", "")
+    return "\n".join(filter(None, (record.title, description if isinstance(description, str) else "")))
+
+
+def _confidences(tags: Sequence[Tag]) -> dict[str, float]:
+    return {tag.name: tag.confidence for tag in tags}
 
 
 def segment_row(record: ImageRecord, segment: Segment) -> SegmentRow:
@@ -252,8 +284,8 @@ def segment_row(record: ImageRecord, segment: Segment) -> SegmentRow:
         box=segment.box,
         area=segment.area_fraction,
         stability=segment.stability,
-        tags=tuple(tag.name for tag in segment.tags),
-        image_tags=tuple(tag.name for tag in record.tags),
+        tags=_confidences(segment.tags),
+        image_tags=_confidences(record.tags),
         metadata=record.metadata,
         width=record.width,
         height=record.height,
@@ -263,4 +295,4 @@ def segment_row(record: ImageRecord, segment: Segment) -> SegmentRow:
 
 def _with_fields_of(record: ImageRecord, row: SegmentRow) -> SegmentRow:
     """A segment's row that stands, with what filters ask of its image now."""
-    return replace(row, image_tags=tuple(tag.name for tag in record.tags), metadata=record.metadata)
+    return replace(row, image_tags=_confidences(record.tags), metadata=record.metadata)

@@ -17,13 +17,13 @@ from services.common.records import (
     vocabulary_key,
 )
 
-__all__ = ["Vocabularies", "vocabulary_from_message", "vocabulary_to_message"]
+__all__ = ["TRUSTED_S", "Vocabularies", "vocabulary_from_message", "vocabulary_to_message"]
 
 MAX_ENTRIES: Final = 2_000
 MAX_NAME_CHARS: Final = 64
 MAX_TEMPLATES: Final = 16
 MAX_TEMPLATE_CHARS: Final = 200
-_TRUSTED_S: Final = 5.0
+TRUSTED_S: Final = 5.0
 
 
 def vocabulary_from_message(message: pb.Vocabulary, path: str = "vocabulary") -> VocabularyRecord:
@@ -75,13 +75,13 @@ class Vocabularies:
         self._shipped = _shipped()
         self._known: dict[str, tuple[float, VocabularyRecord]] = {}
 
-    async def get(self, name: str, field: str = "name") -> VocabularyRecord:
-        """The vocabulary of that name, or the default one; NotFound if there is none."""
+    async def get(self, name: str, field: str = "name", *, anew: bool = False) -> VocabularyRecord:
+        """The vocabulary of that name, or the default one, read `anew` or lately; NotFound if there is none."""
         name = name or self._default
         if record := self._shipped.get(name):
             return record
         read_at, known = self._known.get(name, (0.0, None))
-        if known is not None and time.monotonic() - read_at < _TRUSTED_S:
+        if known is not None and not anew and time.monotonic() - read_at < TRUSTED_S:
             return known
         try:
             data = await self._objects.get(vocabulary_key(_checked_name(name, field)))
