@@ -278,10 +278,18 @@ def delete_image(collection: str, id: str, *, allow_missing: bool = False) -> Ca
 
 
 def create_collection(
-    name: str, *, description: str = "", vocabulary: str = "", index: ingest.IndexSpec | None = None
+    name: str,
+    *,
+    description: str = "",
+    model: str = "",
+    vocabulary: str = "",
+    index: ingest.IndexSpec | None = None,
 ) -> Call[ingest.Collection]:
-    """Make a collection under the embedder's model; `vocabulary` is what its tags are chosen from."""
-    collection = ingest.Collection(name=name, description=description, vocabulary=vocabulary, index=index)
+    """Make a collection under a model that the embedder has ("": its default one).
+
+    Its tags are chosen from `vocabulary`.
+    """
+    collection = ingest.Collection(name=name, description=description, model=model, vocabulary=vocabulary, index=index)
     request = ingest.CreateCollectionRequest(collection=collection)
     return Call("ingest", "CreateCollection", request, _collection)
 
@@ -322,21 +330,21 @@ def get_vocabulary(name: str) -> Call[ingest.Vocabulary]:
     return Call("ingest", "GetVocabulary", ingest.GetVocabularyRequest(name=name), lambda answer: answer.vocabulary)
 
 
-def get_model() -> Call[embedder.GetModelResponse]:
-    """What the embedder has loaded, and its limits."""
-    return Call("embedder", "GetModel", embedder.GetModelRequest(), _same)
+def get_model(model: str = "") -> Call[embedder.GetModelResponse]:
+    """What the embedder has loaded, and its limits: of one model, or of the default one; `models` names all."""
+    return Call("embedder", "GetModel", embedder.GetModelRequest(model=model), _same)
 
 
-def embed_texts(texts: Sequence[str]) -> Call[list["array[float]"]]:
+def embed_texts(texts: Sequence[str], *, model: str = "") -> Call[list["array[float]"]]:
     """A unit-length vector for each text; `numpy.asarray` takes each without a copy."""
-    request = embedder.EmbedTextsRequest(texts=texts, lane=embedder.LANE_INTERACTIVE)
+    request = embedder.EmbedTextsRequest(model=model, texts=texts, lane=embedder.LANE_INTERACTIVE)
     return Call("embedder", "EmbedTexts", request, lambda answer: build.vectors_of(answer.vectors))
 
 
-def embed_images(images: Sequence[build.Picture]) -> Call[list["array[float] | ApiError"]]:
+def embed_images(images: Sequence[build.Picture], *, model: str = "") -> Call[list["array[float] | ApiError"]]:
     """For each picture (bytes or path) a unit-length vector, or why there is none."""
     request = embedder.EmbedImagesRequest(
-        images=[build.read_picture(image) for image in images], lane=embedder.LANE_INTERACTIVE
+        model=model, images=[build.read_picture(image) for image in images], lane=embedder.LANE_INTERACTIVE
     )
     return Call(
         "embedder",
@@ -352,6 +360,7 @@ def embed_images(images: Sequence[build.Picture]) -> Call[list["array[float] | A
 def analyze_images(
     images: Sequence[build.Picture],
     *,
+    model: str = "",
     max_segments: int = 0,
     min_area_fraction: float = 0.0,
     vocabulary: Mapping[str, str] | None = None,
@@ -362,6 +371,7 @@ def analyze_images(
 
     Args:
         images: The pictures.
+        model: Whose vectors; "": the default one's.
         max_segments: Most segments for each; 0 for 10, at most 64.
         min_area_fraction: Smallest segment as a share of the image; 0 for 0.01.
         vocabulary: Word -> category, to choose tags from.
@@ -369,6 +379,7 @@ def analyze_images(
         include_masks: Send masks.
     """
     request = embedder.AnalyzeImagesRequest(
+        model=model,
         images=[build.read_picture(image) for image in images],
         lane=embedder.LANE_INTERACTIVE,
         max_segments=max_segments,
@@ -388,10 +399,11 @@ def analyze_images(
 
 
 def segment_at(
-    image: build.Picture, *, points: Iterable[build.Point] = (), box: build.Box | None = None
+    image: build.Picture, *, points: Iterable[build.Point] = (), box: build.Box | None = None, model: str = ""
 ) -> Call[types_pb2.Segment]:
     """The one segment of a picture (bytes or path) that points or a box mean, with mask and vector."""
     request = embedder.SegmentAtRequest(
+        model=model,
         image=build.read_picture(image),
         points=build.to_points(points),
         box=build.to_box(box) if box else None,

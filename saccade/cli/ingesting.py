@@ -45,6 +45,7 @@ def ingest(
     sources: Annotated[list[str], typer.Argument(metavar="DIR|FILE|URL...", help="Folders: all below them.")],
     collection: CollectionOption,
     create: Annotated[bool, typer.Option(help="Make the collection if it is not there.")] = True,
+    model: Annotated[str, typer.Option(help="Model of a collection that is made.")] = "",
     vocabulary: Annotated[str, typer.Option(help="Vocabulary of a collection that is made.")] = "",
     tags: Annotated[str, typer.Option(help="Tags for every image, with commas between them.")] = "",
     labels: Annotated[
@@ -71,7 +72,7 @@ def ingest(
     if not images:
         raise ValueError(f"no images found; in folders, files with these endings count: {', '.join(sorted(SUFFIXES))}")
     if create:
-        _create(client, collection, vocabulary)
+        _create(client, collection, model, vocabulary)
     run = _Run(client, collection, state, as_json=as_json)
     try:
         run.store(images, concurrency)
@@ -215,11 +216,11 @@ def _identity(image: NewImage) -> tuple[str, str] | None:
     return image.id or content_id(data), hashlib.sha256(data).hexdigest()
 
 
-def _create(client: Client, collection: str, vocabulary: str) -> None:
+def _create(client: Client, collection: str, model: str, vocabulary: str) -> None:
     try:
         client.get_collection(collection)
     except ApiError as exc:
         if exc.code != grpc.StatusCode.NOT_FOUND:
             raise
-        client.create_collection(collection, vocabulary=vocabulary)
+        client.create_collection(collection, model=model, vocabulary=vocabulary)
         note(f"made the collection {collection}")

@@ -53,6 +53,8 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             model = report["model"]
             segmenter = model["segmenter"] or "none"
             note(f"model {model['model']} on {model['device']} in {model['precision']}; segmenter {segmenter}")
+            if len(model["models"]) > 1:
+                note(f"also loaded: {', '.join(model['models'][1:])}")
         if stored is None:
             note("collections: unknown, because ingest could not be asked")
         else:
@@ -79,11 +81,12 @@ def create(
     *,
     name: Annotated[str, typer.Argument(help="1 to 48 of a-z, 0-9 and '_', beginning with a letter.")],
     description: Annotated[str, typer.Option(help="For people.")] = "",
+    model: Annotated[str, typer.Option(help="One of the embedder's models; without it: its default one.")] = "",
     vocabulary: Annotated[str, typer.Option(help="The vocabulary that tags are chosen from.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Make a collection."""
-    made = client_of(context).create_collection(name, description=description, vocabulary=vocabulary)
+    made = client_of(context).create_collection(name, description=description, model=model, vocabulary=vocabulary)
     if as_json:
         write_json(to_dict(made))
     else:

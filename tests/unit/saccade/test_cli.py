@@ -352,12 +352,14 @@ def test_ingest_without_images(run: Run, tmp_path: Path) -> None:
 
 
 def test_status(services: FakeServices, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    services.will("GetModel", embedder.GetModelResponse(model="toy", device="cpu", precision="float32"))
+    toy = embedder.GetModelResponse(model="toy", device="cpu", precision="float32", models=["toy", "timm:resnet18"])
+    services.will("GetModel", toy)
     kept = ingest.Collection(name="demo", image_count=400, segment_count=4_000)
     services.will("ListCollections", ingest.ListCollectionsResponse(collections=[kept]))
     outcome = run("status")
     assert outcome.code == 0
     assert "model toy on cpu" in outcome.err
+    assert "also loaded: timm:resnet18" in outcome.err
     assert "4000" in outcome.out
     monkeypatch.setenv("SACCADE_QUERY_ADDRESS", "127.0.0.1:1")
     outcome = run("status", "--json")
@@ -387,8 +389,8 @@ def test_collections_and_images(services: FakeServices, run: Run) -> None:
     assert run("collections", "--json").lines[0][0]["name"] == "mine"
 
     services.will("CreateCollection", ingest.CreateCollectionResponse(collection=ingest.Collection(name="mine")))
-    assert run("create", "mine", "--vocabulary", "general").code == 0
-    assert services.last.collection.vocabulary == "general"
+    assert run("create", "mine", "--vocabulary", "general", "--model", "timm:resnet18").code == 0
+    assert (services.last.collection.vocabulary, services.last.collection.model) == ("general", "timm:resnet18")
 
     image = types_pb2.Image(id="one", title="[An] owl", tags=[types_pb2.Tag(name="owl", confidence=0.5)])
     image.segments.add(index=0, area_fraction=0.25).box.x1 = 0.5

@@ -179,8 +179,8 @@ def test_lists_ask_for_page_after_page(services: FakeServices, client: Client) -
 
 def test_the_rest_of_ingest(services: FakeServices, client: Client) -> None:
     services.will("CreateCollection", ingest.CreateCollectionResponse(collection=ingest.Collection(name="demo")))
-    assert client.create_collection("demo", vocabulary="general").name == "demo"
-    assert services.last.collection.vocabulary == "general"
+    assert client.create_collection("demo", model="timm:resnet18", vocabulary="general").name == "demo"
+    assert (services.last.collection.model, services.last.collection.vocabulary) == ("timm:resnet18", "general")
     services.will("ListCollections", ingest.ListCollectionsResponse(collections=[ingest.Collection(name="demo")]))
     assert [collection.name for collection in client.list_collections()] == ["demo"]
     services.will("DeleteCollection", ingest.DeleteCollectionResponse())
@@ -203,7 +203,8 @@ def test_vectors_come_as_arrays_of_floats(services: FakeServices, client: Client
         data_type=types_pb2.DATA_TYPE_FLOAT32, shape=[2, 2], data=array("f", [1, 2, 3, 4]).tobytes()
     )
     services.will("EmbedTexts", embedder.EmbedTextsResponse(vectors=rows))
-    assert client.embed_texts(["a", "b"]) == [array("f", [1, 2]), array("f", [3, 4])]
+    assert client.embed_texts(["a", "b"], model="other") == [array("f", [1, 2]), array("f", [3, 4])]
+    assert services.last.model == "other"
 
     results = [
         embedder.EmbedImageResult(vector=vector_tensor([0.5, 0.25])),
@@ -232,6 +233,9 @@ def test_the_rest_of_the_embedder_and_segments(services: FakeServices, client: C
     assert [point.background for point in services.last.points] == [False, True]
     services.will("GetModel", embedder.GetModelResponse(model="toy"))
     assert client.get_model().model == "toy"
+    assert services.last.model == ""
+    client.get_model("other")
+    assert services.last.model == "other"
     services.will("SegmentImage", query.SegmentImageResponse(segments=[types_pb2.Segment(index=1)]))
     assert [segment.index for segment in client.segment_image("demo", b"a", max_segments=3)] == [1]
 
