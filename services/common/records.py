@@ -31,9 +31,11 @@ __all__ = [
     "IndexSpec",
     "IndexType",
     "Metric",
+    "RecallPoint",
     "SegmentRecord",
     "SegmentsRecord",
     "TagRecord",
+    "TuningRecord",
     "VocabularyEntryRecord",
     "VocabularyRecord",
     "check_collection_name",
@@ -48,6 +50,8 @@ __all__ = [
     "record_key",
     "segments_key",
     "thumbnail_key",
+    "tuning_key",
+    "tuning_prefix",
     "vocabulary_key",
 ]
 
@@ -81,6 +85,16 @@ def check_image_id(image_id: str, field: str = "id") -> str:
 def collection_key(collection: str) -> str:
     """Key of the collection's record."""
     return f"{COLLECTIONS}{collection}/collection.json"
+
+
+def tuning_prefix(collection: str) -> str:
+    """What the keys of all that was measured of the collection's indexes begin with."""
+    return f"{COLLECTIONS}{collection}/tuning/"
+
+
+def tuning_key(collection: str, generation: int) -> str:
+    """Key of what was measured of a generation's index."""
+    return f"{tuning_prefix(collection)}G{generation}.json"
 
 
 def image_prefix(collection: str) -> str:
@@ -179,6 +193,29 @@ class GenerationRecord(_Record):
     has_text: bool = True
     index: IndexSpec = IndexSpec()
     built_nlist: int = 0
+
+
+class RecallPoint(_Record):
+    """Lists searched (IVF_FLAT) or ef (HNSW), and the recall@10 against exact search that it gave."""
+
+    nprobe: int
+    recall: float
+
+
+class TuningRecord(_Record):
+    """What was measured of one generation's index: rows then, and recall by how much was searched, rising.
+
+    Empty where there were too few rows to choose among, or no texts.
+    """
+
+    generation: int
+    image_rows: int
+    segment_rows: int
+    images_by_image: tuple[RecallPoint, ...] = ()
+    images_by_text: tuple[RecallPoint, ...] = ()
+    segments_by_image: tuple[RecallPoint, ...] = ()
+    segments_by_text: tuple[RecallPoint, ...] = ()
+    measured_at_ms: int = 0
 
 
 class CollectionRecord(_Record):

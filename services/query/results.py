@@ -138,12 +138,12 @@ class ResultReader:
 
 
 def _of_row(row: FoundSegment) -> Segment:
-    """What the index alone knows of a segment: no mask, no confidences."""
+    """What the index alone knows of a segment: no mask."""
     return Segment(
         index=row.index,
         box=row.box,
         area_fraction=row.area,
         predicted_iou=0.0,
         stability=row.stability,
-        tags=tuple(Tag(name, confidence=0.0) for name in row.tags),
+        tags=tuple(Tag(name, confidence=confidence) for name, confidence in row.tags.items()),
     )

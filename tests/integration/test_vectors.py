@@ -195,7 +195,7 @@ async def test_what_does_not_fit_is_refused_by_name(store: VectorStore, generati
     good = image("a", vector)
     bad_rows = {
         "rows[1].vector": replace(good, vector=vector[:2]),
-        "rows[1].tags[1]": replace(good, tags=("ok", "x" * 257)),
+        "rows[1].tags[1]": replace(good, tags={"ok": 1.0, "x" * 257: 1.0}),
         "rows[1].tags": replace(good, tags=tuple(f"t{number}" for number in range(1_025))),
         "rows[1].metadata": replace(good, metadata={"long": "x" * 70_000}),
     }
@@ -219,7 +219,7 @@ async def test_what_does_not_fit_is_refused_by_name(store: VectorStore, generati
 async def test_the_largest_rows_fit(store: VectorStore, generation: Generation) -> None:
     row = replace(
         image("a" * 64, vectors_of(1)[0]),
-        tags=tuple(f"{number:02d}{'😀' * 62}" for number in range(64)),
+        tags={f"{number:02d}{'😀' * 62}": 1.0 for number in range(64)},
         metadata={"long": "ü" * 32_000},
     )
     await store.upsert_images(generation, [row])

@@ -32,12 +32,12 @@ def vectors_of(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def image(image_id: str, vector: Vector, *, width: int = 640) -> ImageRow:
-    return ImageRow(image_id, vector, ("cat", "Käse"), {"n": 1.5, "deep": {"flag": True}}, width, 480, 1_000)
+    return ImageRow(image_id, vector, {"cat": 1.0, "Käse": 0.25}, {"n": 1.5, "deep": {"flag": True}}, width, 480, 1_000)
 
 
 def segment(image_id: str, index: int, vector: Vector) -> SegmentRow:
     box = Box(0.0, 0.25, 0.5, 1.0)
-    return SegmentRow(image_id, index, vector, box, 0.25, 0.5, ("ear",), ("cat",), {"n": 1.5}, 640, 480, 1_000)
+    return SegmentRow(image_id, index, vector, box, 0.25, 0.5, {"ear": 0.5}, {"cat": 1.0}, {"n": 1.5}, 640, 480, 1_000)
 
 
 async def counts(store: VectorStore, generation: Generation) -> tuple[int, int]:

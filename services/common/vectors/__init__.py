@@ -1,7 +1,9 @@
 """The vector index: the only code that knows Milvus."""
 
-from services.common.vectors.filters import FilterTarget, compile_filter
+from services.common.vectors.filters import FilterTarget, carries_any, compile_filter, join_filters
+from services.common.vectors.index import nlist_for
 from services.common.vectors.metadata import MAX_METADATA_BYTES, indexed_size_bytes
+from services.common.vectors.planning import Of, PlannedSearch, QueryKind, RowEstimate, plan_search
 from services.common.vectors.rows import (
     Consistency,
     FoundSegment,
@@ -11,6 +13,7 @@ from services.common.vectors.rows import (
     SearchParams,
     SegmentHit,
     SegmentRow,
+    TitleHit,
 )
 from services.common.vectors.store import VectorStore
 
@@ -22,10 +25,19 @@ __all__ = [
     "Generation",
     "ImageHit",
     "ImageRow",
+    "Of",
+    "PlannedSearch",
+    "QueryKind",
+    "RowEstimate",
     "SearchParams",
     "SegmentHit",
     "SegmentRow",
+    "TitleHit",
     "VectorStore",
+    "carries_any",
     "compile_filter",
     "indexed_size_bytes",
+    "join_filters",
+    "nlist_for",
+    "plan_search",
 ]

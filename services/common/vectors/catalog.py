@@ -1,16 +1,19 @@
 """Which generations there are: made, named by aliases, removed."""
 
 import asyncio
+import re
 from typing import Any
 
 from pymilvus import CollectionSchema, MilvusClient
 from pymilvus.exceptions import MilvusException
+from pymilvus.milvus_client.index import IndexParams
 
 from services.common.errors import FailedPrecondition
 from services.common.vectors.engine import ALIAS_NOT_FOUND, COLLECTION_NOT_FOUND, Engine
 from services.common.vectors.rows import Consistency, Generation
 from services.common.vectors.schema import (
     FINGERPRINT_PROPERTY,
+    TEXT_FIELD,
     aliases,
     belongs_to,
     check_index,
@@ -30,14 +33,26 @@ class Catalog:
     def __init__(self, engine: Engine) -> None:
         """Work through `engine`."""
         self._engine = engine
+        self._with_text: dict[str, bool] = {}
 
     async def create_generation(self, generation: Generation) -> None:
         """See VectorStore."""
         check_index(generation)
         # Milvus takes 3 s for each.
+        with_text = await self._engine.run(_indexes_text)
         made = await asyncio.gather(
-            self._create(generation, images_name(generation), images_schema(generation.dimension)),
-            self._create(generation, segments_name(generation), segments_schema(generation.dimension)),
+            self._create(
+                generation,
+                images_name(generation),
+                images_schema(generation.dimension, with_text=with_text),
+                index_params(generation, with_text=with_text),
+            ),
+            self._create(
+                generation,
+                segments_name(generation),
+                segments_schema(generation.dimension),
+                index_params(generation),
+            ),
             return_exceptions=True,
         )
         # Both have ended before either's error is told: nothing goes on behind the caller's back.
@@ -45,14 +60,22 @@ class Catalog:
             if error is not None:
                 raise error
 
-    async def _create(self, generation: Generation, name: str, schema: CollectionSchema) -> None:
+    async def indexes_text(self, generation: Generation) -> bool:
+        """Whether the generation's images can be found by the words of their titles."""
+        name = images_name(generation)
+        if name not in self._with_text:
+            described = await self._engine.run(lambda client, left_s: client.describe_collection(name, timeout=left_s))
+            self._with_text[name] = any(field["name"] == TEXT_FIELD for field in described["fields"])
+        return self._with_text[name]
+
+    async def _create(self, generation: Generation, name: str, schema: CollectionSchema, indexes: IndexParams) -> None:
         def create(client: MilvusClient, left_s: float) -> None:
             if not client.has_collection(name, timeout=left_s):
                 try:
                     client.create_collection(
                         name,
                         schema=schema,
-                        index_params=index_params(generation),
+                        index_params=indexes,
                         # Calls say theirs, but pymilvus leaves it out where it asks for rows in order.
                         consistency_level=Consistency.STRONG.value,
                         properties={FINGERPRINT_PROPERTY: generation.fingerprint},
@@ -65,7 +88,7 @@ class Catalog:
             _check(client.describe_collection(name, timeout=left_s), generation, name)
             if not client.list_indexes(name, timeout=left_s):
                 try:
-                    client.create_index(name, index_params(generation), timeout=left_s)
+                    client.create_index(name, indexes, timeout=left_s)
                 except MilvusException:
                     # As above: another replica was faster.
                     if not client.list_indexes(name, timeout=left_s):
@@ -113,6 +136,13 @@ class Catalog:
                     client.drop_collection(name, timeout=left_s)
 
         await self._engine.run(drop)
+
+
+def _indexes_text(client: MilvusClient, left_s: float) -> bool:
+    """Whether the engine has full-text search: milvus-lite from 3.0, Milvus from 2.5 on."""
+    version = client.get_server_version(timeout=left_s)
+    match = re.search(r"(\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) >= (2, 5)
 
 
 def _alias_target(client: MilvusClient, alias: str, left_s: float) -> str:

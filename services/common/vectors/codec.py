@@ -1,6 +1,6 @@
 """Rows <-> what the Milvus client takes and gives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from services.common.domain import Box, Vector
 from services.common.errors import InvalidArgument
-from services.common.vectors.metadata import MAX_METADATA_BYTES, decode, encode, indexed_size_bytes
+from services.common.vectors.metadata import MAX_METADATA_BYTES, decode, encode, encode_key, indexed_size_bytes
 from services.common.vectors.rows import FoundSegment, Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
-from services.common.vectors.schema import MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS
+from services.common.vectors.schema import CONFIDENCE_DECIMALS, MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS, MAX_TEXT_BYTES
 
 __all__ = [
     "check_vectors",
@@ -18,7 +18,9 @@ __all__ = [
     "image_entity",
     "image_hit",
     "image_row",
+    "image_tags",
     "image_vector",
+    "indexed_text",
     "segment_entity",
     "segment_hit",
     "segment_ids",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 SEPARATOR: Final = "/"
+# Milvus takes 65,536 bytes in a JSON field: room for 64 of a person's tags and as many of the model's, of any letters.
+MAX_CONFIDENCES_BYTES: Final = 60_000
+_NUMBER_BYTES: Final = 16
 
 Entity = dict[str, Any]
 
@@ -50,6 +55,7 @@ def image_entity(row: ImageRow, generation: Generation, field: str) -> Entity:
         "id": row.id,
         "vector": _vector(row.vector, generation, field),
         "tags": _tags(row.tags, f"{field}.tags"),
+        "tag_confidences": _confidences(row.tags),
         "metadata": _metadata(row.metadata, f"{field}.metadata"),
         "width": row.width,
         "height": row.height,
@@ -74,7 +80,9 @@ def segment_entity(row: SegmentRow, generation: Generation, field: str) -> Entit
         "area": row.area,
         "stability": row.stability,
         "tags": _tags(row.tags, f"{field}.tags"),
+        "tag_confidences": _confidences(row.tags),
         "image_tags": _tags(row.image_tags, f"{field}.image_tags"),
+        "image_tag_confidences": _confidences(row.image_tags),
         "metadata": _metadata(row.metadata, f"{field}.metadata"),
         "width": row.width,
         "height": row.height,
@@ -86,14 +94,43 @@ def _vector(vector: Vector, generation: Generation, field: str) -> Vector:
     return check_vectors(np.asarray(vector)[np.newaxis], generation.dimension, f"{field}.vector").ravel()
 
 
-def _tags(tags: Sequence[str], field: str) -> list[str]:
-    names = list(dict.fromkeys(tags))
+def _tags(tags: Mapping[str, float], field: str) -> list[str]:
+    names = list(tags)
     if len(names) > MAX_TAGS:
         raise InvalidArgument(f"at most {MAX_TAGS} tags can be indexed, not {len(names)}", field=field)
     for i, name in enumerate(names):
         if len(name.encode()) > MAX_TAG_BYTES:
             raise InvalidArgument(f"a tag has at most {MAX_TAG_BYTES} bytes in UTF-8", field=f"{field}[{i}]")
     return names
+
+
+def _confidences(tags: Mapping[str, float]) -> dict[str, float]:
+    # Rounded, so that a confidence asked for as it was told passes in every engine's arithmetic.
+    found: dict[str, float] = {}
+    left = MAX_CONFIDENCES_BYTES
+    for name, confidence in tags.items():
+        key = encode_key(name)
+        left -= len(key.encode()) + _NUMBER_BYTES
+        # Tags come in order of their weight; Milvus would refuse the row.
+        if left < 0:
+            break
+        found[key] = round(float(confidence), CONFIDENCE_DECIMALS)
+    return found
+
+
+def _tags_of(entity: Entity, names: str = "tags", confidences: str = "tag_confidences") -> dict[str, float]:
+    known = entity[confidences] or {}
+    return {name: float(known.get(encode_key(name), 0.0)) for name in entity[names]}
+
+
+def image_tags(entity: Entity) -> dict[str, float]:
+    """An image's tags with their confidence from what Milvus gave."""
+    return _tags_of(entity)
+
+
+def indexed_text(text: str) -> str:
+    """As much of a title and description as is indexed."""
+    return text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
 def _metadata(metadata: dict[str, Any], field: str) -> dict[str, Any]:
@@ -108,7 +145,7 @@ def image_row(entity: Entity) -> ImageRow:
     return ImageRow(
         id=entity["id"],
         vector=np.asarray(entity["vector"], dtype=np.float32),
-        tags=tuple(entity["tags"]),
+        tags=_tags_of(entity),
         metadata=decode(entity["metadata"]),
         width=entity["width"],
         height=entity["height"],
@@ -125,8 +162,8 @@ def segment_row(entity: Entity) -> SegmentRow:
         box=_box(entity),
         area=entity["area"],
         stability=entity["stability"],
-        tags=tuple(entity["tags"]),
-        image_tags=tuple(entity["image_tags"]),
+        tags=_tags_of(entity),
+        image_tags=_tags_of(entity, "image_tags", "image_tag_confidences"),
         metadata=decode(entity["metadata"]),
         width=entity["width"],
         height=entity["height"],
@@ -148,7 +185,7 @@ def found_segment(entity: Entity) -> FoundSegment:
         box=_box(entity),
         area=entity["area"],
         stability=entity["stability"],
-        tags=tuple(entity["tags"]),
+        tags=_tags_of(entity),
     )
 
 

@@ -19,12 +19,13 @@ from google.protobuf import struct_pb2
 
 from saccade.common.v1 import types_pb2
 from services.common.errors import InvalidArgument
+from services.common.messages import box_from_message
 from services.common.records import check_image_id
 from services.common.vectors.literals import metadata_path, number, one_of, quote
-from services.common.vectors.metadata import MARK
-from services.common.vectors.schema import MAX_TAG_BYTES
+from services.common.vectors.metadata import MARK, encode_key
+from services.common.vectors.schema import CONFIDENCE_DECIMALS, MAX_TAG_BYTES
 
-__all__ = ["FilterTarget", "compile_filter"]
+__all__ = ["FilterTarget", "carries_any", "compile_filter", "join_filters"]
 
 # Filters inside filters.
 MAX_DEPTH: Final = 16
@@ -54,12 +55,21 @@ def compile_filter(message: types_pb2.Filter, target: FilterTarget, field: str =
     """The expression that passes the rows which the filter passes; empty for an unset filter.
 
     Raises:
-        InvalidArgument: the filter is incomplete, contradicts itself, is too large, or asks for a minimum confidence,
-            which is not offered yet; `field` is the path of the fault.
+        InvalidArgument: the filter is incomplete, contradicts itself or is too large; `field` is the path of the fault.
     """
     if message.WhichOneof("kind") is None:
         return ""
     return _Compiler(target).compile(message, field, depth=1, negated=False).text
+
+
+def carries_any(names: Sequence[str]) -> str:
+    """The expression that passes rows of images with one of these tags."""
+    return f"array_contains_any(tags, [{', '.join(map(quote, names))}])"
+
+
+def join_filters(*expressions: str) -> str:
+    """The expression that passes what all of these pass; empty ones pass everything."""
+    return " and ".join(f"({expression})" for expression in expressions if expression)
 
 
 class _Expression(NamedTuple):
@@ -96,6 +106,8 @@ class _Compiler:
                 return self._metadata(message.metadata, field, negated)
             case "segment_area_fraction":
                 return self._area(message.segment_area_fraction, field, negated)
+            case "segment_within":
+                return self._within(message.segment_within, field, negated)
             case "ids":
                 return self._ids(message.ids, field, negated)
             case _:
@@ -115,22 +127,40 @@ class _Compiler:
     def _tags(self, tags: types_pb2.Filter.Tags, field: str, negated: bool) -> _Expression:
         if math.isnan(tags.min_confidence) or not 0 <= tags.min_confidence <= 1:
             raise InvalidArgument("must be in [0, 1]", field=f"{field}.min_confidence")
-        if tags.min_confidence > 0:
-            raise InvalidArgument(
-                "is not offered by this version; leave it unset",
-                field=f"{field}.min_confidence",
-                reason="NOT_IMPLEMENTED",
-            )
         if not 1 <= len(tags.names) <= MAX_TAG_NAMES:
             raise InvalidArgument(f"needs 1 to {MAX_TAG_NAMES} names, not {len(tags.names)}", field=f"{field}.names")
         for i, name in enumerate(tags.names):
             if not 1 <= len(name.encode()) <= MAX_TAG_BYTES:
                 raise InvalidArgument(f"a tag has 1 to {MAX_TAG_BYTES} bytes", field=f"{field}.names[{i}]")
         self._count(len(tags.names), f"{field}.names")
+        if tags.min_confidence > 0:
+            return self._sure_tags(tags, negated)
         column = "image_tags" if self.target is FilterTarget.IMAGES_OF_SEGMENTS else "tags"
         function = "array_contains_all" if tags.all else "array_contains_any"
         names = ", ".join(quote(name) for name in tags.names)
         return _maybe_not(_Expression(f"{function}({column}, [{names}])"), negated)
+
+    def _sure_tags(self, tags: types_pb2.Filter.Tags, negated: bool) -> _Expression:
+        column = "image_tag_confidences" if self.target is FilterTarget.IMAGES_OF_SEGMENTS else "tag_confidences"
+        # The message's float32 and the index's rounding: what a caller read as a confidence passes when asked for.
+        least = number(round(tags.min_confidence, CONFIDENCE_DECIMALS))
+        parts = []
+        for name in tags.names:
+            place = f"{column}[{quote(encode_key(name))}]"
+            sure = f"{place} >= {least}"
+            parts.append(
+                _comparisons([f"not (exists {place})", f"{place} < {least}"], "or") if negated else _Expression(sure)
+            )
+        return _group(parts, "and" if tags.all is not negated else "or")
+
+    def _within(self, box: types_pb2.BoundingBox, field: str, negated: bool) -> _Expression:
+        if self.target is not FilterTarget.SEGMENTS:
+            raise InvalidArgument("only segments have a place; search segments, or leave this out", field=field)
+        box_from_message(box, field)
+        self._count(4, field)
+        parts = [f"{column} >= {_float32(getattr(box, column))}" for column in ("x0", "y0")]
+        parts += [f"{column} <= {_float32(getattr(box, column))}" for column in ("x1", "y1")]
+        return _maybe_not(_comparisons(parts, "and"), negated)
 
     def _metadata(self, metadata: types_pb2.Filter.Metadata, field: str, negated: bool) -> _Expression:
         if not 1 <= len(metadata.path) <= MAX_PATH_KEYS:

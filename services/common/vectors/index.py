@@ -5,12 +5,18 @@ from typing import Final
 
 from services.common.records import IndexSpec
 
-__all__ = ["choose_nprobe", "index_nlist", "index_nprobe"]
+__all__ = ["DEFAULT_NLIST", "choose_nprobe", "index_nlist", "index_nprobe", "nlist_for"]
 
 # A collection starts with no rows: what it is built with until it is built anew.
 DEFAULT_NLIST: Final = 128
 # Fewer lists than this are never searched: in a small index they cost next to nothing.
 MIN_NPROBE: Final = 32
+
+
+def nlist_for(rows: int) -> int:
+    """Lists for so many rows: about 4 * sqrt(rows), a power of two in [128, 16,384]."""
+    wanted = 4 * math.sqrt(max(rows, 1))
+    return int(min(16_384, max(DEFAULT_NLIST, 2 ** round(math.log2(wanted)))))
 
 
 def choose_nprobe(nlist: int, target_recall: float) -> int:

@@ -1,11 +1,13 @@
 """What goes into the vector index and what comes out of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from services.common.domain import Box, Vector
 from services.common.records import CollectionRecord, IndexSpec
+from services.common.vectors.index import DEFAULT_NLIST
 
 __all__ = [
     "Consistency",
@@ -16,6 +18,7 @@ __all__ = [
     "SearchParams",
     "SegmentHit",
     "SegmentRow",
+    "TitleHit",
 ]
 
 
@@ -31,21 +34,26 @@ class Generation:
 
     @classmethod
     def of(cls, record: CollectionRecord) -> "Generation":
-        """The collection's live generation."""
-        return cls(record.name, record.generation, record.dimension, record.fingerprint, record.index)
+        """The collection's live generation; its index as it was built, with its number of lists."""
+        index = record.index.model_copy(update={"nlist": record.index.nlist or record.built_nlist or DEFAULT_NLIST})
+        return cls(record.name, record.generation, record.dimension, record.fingerprint, index)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A whole image; width and height in pixels after EXIF orientation, times in milliseconds since the epoch."""
+    """A whole image; width and height in pixels after EXIF orientation, times in milliseconds since the epoch.
+
+    `tags` are names with their confidence in [0, 1], in order; a person's have 1. `text` is its title and description.
+    """
 
     id: str
     vector: Vector = field(compare=False)
-    tags: tuple[str, ...]
+    tags: Mapping[str, float]
     metadata: dict[str, Any]
     width: int
     height: int
     created_at_ms: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,8 @@ class SegmentRow:
     box: Box
     area: float
     stability: float
-    tags: tuple[str, ...]
-    image_tags: tuple[str, ...]
+    tags: Mapping[str, float]
+    image_tags: Mapping[str, float]
     metadata: dict[str, Any]
     width: int
     height: int
@@ -84,7 +92,7 @@ class FoundSegment:
     box: Box
     area: float
     stability: float
-    tags: tuple[str, ...]
+    tags: Mapping[str, float]
 
 
 class Consistency(Enum):
@@ -113,6 +121,14 @@ class ImageHit:
 
     id: str
     similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class TitleHit:
+    """An image whose title or description has the words; score is BM25's, > 0."""
+
+    id: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pymilvus import CollectionSchema, DataType, MilvusClient
+from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient
 from pymilvus.milvus_client.index import IndexParams
 
 from services.common.errors import Unimplemented
@@ -12,11 +12,15 @@ from services.common.vectors.index import index_nlist
 from services.common.vectors.rows import Generation
 
 __all__ = [
+    "CONFIDENCE_DECIMALS",
     "FINGERPRINT_PROPERTY",
     "FOUND_FIELDS",
     "IMAGE_FIELDS",
     "MAX_SEGMENTS",
+    "MAX_TEXT_BYTES",
     "SEGMENT_FIELDS",
+    "TERMS_FIELD",
+    "TEXT_FIELD",
     "aliases",
     "belongs_to",
     "check_index",
@@ -29,6 +33,8 @@ __all__ = [
 
 MAX_ID_BYTES: Final = 64
 MAX_SEGMENT_ID_BYTES: Final = 80
+# Confidences of tags are kept and compared with so many decimals.
+CONFIDENCE_DECIMALS: Final = 6
 # Segments of one image; more are refused.
 MAX_SEGMENTS: Final = 64
 # A tag's name has at most 64 characters, each of at most 4 bytes.
@@ -39,12 +45,18 @@ MAX_TAGS: Final = 1024
 # Milvus-lite keeps no description of a collection, but it keeps properties.
 FINGERPRINT_PROPERTY: Final = "saccade.fingerprint"
 
-IMAGE_FIELDS: Final = ("id", "vector", "tags", "metadata", "width", "height", "created_at")
-FOUND_FIELDS: Final = ("image_id", "vector", "x0", "y0", "x1", "y1", "area", "stability", "tags")
+TEXT_FIELD: Final = "text"
+TERMS_FIELD: Final = "text_terms"
+# Of a title and a description; what is longer is not looked through.
+MAX_TEXT_BYTES: Final = 16_384
+
+IMAGE_FIELDS: Final = ("id", "vector", "tags", "tag_confidences", "metadata", "width", "height", "created_at")
+FOUND_FIELDS: Final = ("image_id", "vector", "x0", "y0", "x1", "y1", "area", "stability", "tags", "tag_confidences")
 """A segment's own fields."""
 SEGMENT_FIELDS: Final = (
     *FOUND_FIELDS,
     "image_tags",
+    "image_tag_confidences",
     "metadata",
     "width",
     "height",
@@ -87,14 +99,25 @@ def check_index(generation: Generation) -> None:
         raise Unimplemented("only the metric COSINE is built so far", field="index.metric", reason="INDEX_METRIC")
 
 
-def images_schema(dimension: int) -> CollectionSchema:
-    """Fields of an image row; see `rows.ImageRow`."""
+def images_schema(dimension: int, *, with_text: bool) -> CollectionSchema:
+    """Fields of an image row; see `rows.ImageRow`. `with_text`: the engine indexes words."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
     _add_tags(schema, ("tags",))
-    schema.add_field("metadata", DataType.JSON)
+    _add_objects(schema, ("tag_confidences", "metadata"))
     _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
+    if with_text:
+        schema.add_field(TEXT_FIELD, DataType.VARCHAR, max_length=MAX_TEXT_BYTES, enable_analyzer=True)
+        schema.add_field(TERMS_FIELD, DataType.SPARSE_FLOAT_VECTOR)
+        schema.add_function(
+            Function(
+                name="bm25",
+                function_type=FunctionType.BM25,
+                input_field_names=[TEXT_FIELD],
+                output_field_names=[TERMS_FIELD],
+            )
+        )
     return schema
 
 
@@ -106,7 +129,7 @@ def segments_schema(dimension: int) -> CollectionSchema:
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
     _add_numbers(schema, DataType.FLOAT, ("x0", "y0", "x1", "y1", "area", "stability"))
     _add_tags(schema, ("tags", "image_tags"))
-    schema.add_field("metadata", DataType.JSON)
+    _add_objects(schema, ("tag_confidences", "image_tag_confidences", "metadata"))
     _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
     return schema
 
@@ -114,6 +137,11 @@ def segments_schema(dimension: int) -> CollectionSchema:
 def _add_numbers(schema: CollectionSchema, kind: DataType, names: Sequence[str]) -> None:
     for name in names:
         schema.add_field(name, kind)
+
+
+def _add_objects(schema: CollectionSchema, names: Sequence[str]) -> None:
+    for name in names:
+        schema.add_field(name, DataType.JSON)
 
 
 def _add_tags(schema: CollectionSchema, names: Sequence[str]) -> None:
@@ -127,10 +155,12 @@ def _add_tags(schema: CollectionSchema, names: Sequence[str]) -> None:
         )
 
 
-def index_params(generation: Generation) -> IndexParams:
-    """The index on the vectors."""
+def index_params(generation: Generation, *, with_text: bool = False) -> IndexParams:
+    """The index on the vectors and, where there is one, that on the words of titles and descriptions."""
     params = MilvusClient.prepare_index_params()
     spec = generation.index
     options: dict[str, Any] = {"nlist": index_nlist(spec)}
     params.add_index("vector", index_type=spec.type.value, metric_type=spec.metric.value, params=options)
+    if with_text:
+        params.add_index(TERMS_FIELD, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
     return params

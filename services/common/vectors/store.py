@@ -1,6 +1,7 @@
 """Reads and writes of the vector index."""
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Final, TypeVar
@@ -9,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymilvus import MilvusClient
 
+from services.common.cache import TtlCache
+from services.common.deadline import call_deadline
 from services.common.domain import Vector
-from services.common.errors import InvalidArgument
+from services.common.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from services.common.settings import VectorSettings
 from services.common.vectors.catalog import Catalog
 from services.common.vectors.codec import (
@@ -20,7 +23,9 @@ from services.common.vectors.codec import (
     image_entity,
     image_hit,
     image_row,
+    image_tags,
     image_vector,
+    indexed_text,
     segment_entity,
     segment_hit,
     segment_ids,
@@ -29,6 +34,7 @@ from services.common.vectors.codec import (
 from services.common.vectors.engine import Engine
 from services.common.vectors.index import index_nlist, index_nprobe
 from services.common.vectors.literals import one_of, quote
+from services.common.vectors.planning import Of, RowEstimate
 from services.common.vectors.rows import (
     Consistency,
     FoundSegment,
@@ -38,12 +44,15 @@ from services.common.vectors.rows import (
     SearchParams,
     SegmentHit,
     SegmentRow,
+    TitleHit,
 )
 from services.common.vectors.schema import (
     FOUND_FIELDS,
     IMAGE_FIELDS,
     MAX_SEGMENTS,
     SEGMENT_FIELDS,
+    TERMS_FIELD,
+    TEXT_FIELD,
     images_name,
     segments_name,
 )
@@ -62,6 +71,10 @@ IMAGE_BATCH: Final = MAX_LIMIT // MAX_SEGMENTS
 ID_BATCH: Final = 2_000
 # Images whose tags are read in one query: with 100 tags of 20 bytes each, 20 MB.
 TAG_BATCH: Final = 10_000
+# Counts that searches are planned by: how long they are good, how many are kept, and how long one may take.
+COUNT_FRESH_S: Final = 10.0
+COUNTS_KEPT: Final = 1_024
+COUNT_PATIENCE_S: Final = 0.5
 # Query vectors in one search.
 MAX_VECTORS: Final = 256
 
@@ -84,6 +97,7 @@ class VectorStore:
         """Connect when first used."""
         self._engine = Engine(settings)
         self._catalog = Catalog(self._engine)
+        self._counts = TtlCache(self._counted, ttl_s=COUNT_FRESH_S, size=COUNTS_KEPT)
 
     async def create_generation(self, generation: Generation) -> None:
         """Make the generation's two collections, with index, ready to be searched; what is there already stays.
@@ -109,6 +123,9 @@ class VectorStore:
     async def upsert_images(self, generation: Generation, rows: Sequence[ImageRow]) -> None:
         """Write image rows; rows of the same id are replaced. Either all rows fit, or none is written."""
         entities = [image_entity(row, generation, f"rows[{i}]") for i, row in enumerate(rows)]
+        if rows and await self._catalog.indexes_text(generation):
+            for entity, row in zip(entities, rows, strict=True):
+                entity[TEXT_FIELD] = indexed_text(row.text)
         await self._upsert(images_name(generation), entities)
 
     async def upsert_segments(self, generation: Generation, rows: Sequence[SegmentRow]) -> None:
@@ -146,6 +163,13 @@ class VectorStore:
         """The vectors of these images; missing ones are left out."""
         found = await self._images(generation, ids, ("id", "vector"), consistency)
         return {entity["id"]: image_vector(entity) for entity in found}
+
+    async def get_image_tags(
+        self, generation: Generation, ids: Sequence[str], *, consistency: Consistency = Consistency.BOUNDED
+    ) -> dict[str, dict[str, float]]:
+        """The tags of these images with their confidence; missing images are left out."""
+        found = await self._images(generation, ids, ("id", "tags", "tag_confidences"), consistency)
+        return {entity["id"]: image_tags(entity) for entity in found}
 
     async def get_segments(
         self, generation: Generation, image_id: str, *, consistency: Consistency = Consistency.BOUNDED
@@ -215,6 +239,48 @@ class VectorStore:
         found = await self._images(generation, ids, ("id",), Consistency.STRONG)
         return {entity["id"] for entity in found}
 
+    async def search_titles(
+        self,
+        generation: Generation,
+        text: str,
+        *,
+        limit: int,
+        where: str = "",
+        consistency: Consistency = Consistency.BOUNDED,
+    ) -> list[TitleHit]:
+        """The `limit` images that pass `where` whose title or description has words of `text`, by BM25, best first.
+
+        Raises:
+            FailedPrecondition: the engine has no full-text index, or the collection was made when it had none.
+        """
+        check_limit(limit)
+        if not await self._catalog.indexes_text(generation):
+            raise FailedPrecondition(
+                "titles can not be searched in this collection: full-text indexes are in milvus-lite and in Milvus "
+                "from 2.5 on; with such an engine, reindex the collection, or leave title_text out",
+                field="title_text",
+                reason="TITLE_SEARCH_UNAVAILABLE",
+            )
+        name = images_name(generation)
+
+        def search(client: MilvusClient, left_s: float) -> list[Entity]:
+            found = client.search(
+                name,
+                data=[text],
+                anns_field=TERMS_FIELD,
+                filter=where,
+                limit=limit,
+                output_fields=["id"],
+                search_params={"metric_type": "BM25"},
+                consistency_level=consistency.value,
+                timeout=left_s,
+            )
+            return list(found[0])
+
+        hits = await self._engine.run(search, reads=name)
+        # milvus-lite gives scores as distances, the negative of what Milvus gives.
+        return [TitleHit(hit["id"], abs(hit["distance"])) for hit in hits]
+
     async def list_image_ids(
         self, generation: Generation, *, where: str, start_after: str = "", limit: int = 100
     ) -> list[str]:
@@ -250,6 +316,26 @@ class VectorStore:
     ) -> int:
         """How many segments pass `where`."""
         return await self._count(segments_name(generation), where, consistency)
+
+    async def estimate(self, generation: Generation, *, where: str, of: Of) -> RowEstimate:
+        """Rows of images or of segments, and how many of them `where` passes; as of some seconds ago.
+
+        `passing` is None where counting takes longer than half a second.
+        """
+        rows = await self._counts.get((generation, of, ""))
+        return RowEstimate(rows or 0, await self._counts.get((generation, of, where)) if where else rows)
+
+    async def _counted(self, asked: tuple[Generation, Of, str]) -> int | None:
+        generation, of, where = asked
+        name = images_name(generation) if of == "images" else segments_name(generation)
+        try:
+            # A search must not wait long for how it is to be made.
+            with call_deadline(COUNT_PATIENCE_S if where else math.inf):
+                return await self._count(name, where, Consistency.BOUNDED)
+        except DeadlineExceeded:
+            if not where:
+                raise
+            return None
 
     def nprobe(self, generation: Generation, params: SearchParams = _DEFAULT) -> int:
         """How many lists of the index a search with these parameters looks into at first; 0 if into all."""

@@ -9,7 +9,7 @@ from services.common.records import (
     collection_key,
     vocabulary_key,
 )
-from services.query.cache import TtlCache
+from services.common.cache import TtlCache
 from services.query.collections import Collections
 
 ROOMY_S = 60.0

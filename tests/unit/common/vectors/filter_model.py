@@ -81,6 +81,7 @@ KEYS: Final = [
 ]
 NUMBERS: Final = [0.0, 1.0, -1.0, 2.0, 0.1, 1.5, -2.5, 1e-9, 1e300, -1e300, 2.0**31, 2.0**53, 2.0**60]
 TAGS: Final = [text for text in TEXTS if text]
+CONFIDENCES: Final = [1.0, 0.5, 0.3, 0.25, 0.000001, 0.0]
 AREAS: Final = [0.1, 0.25, 0.3, 0.7, 1.0]
 SIZES: Final = [100, 101, 640, 4000]
 TIMES_MS: Final = [0, 999, 1000, 1001, 1_795_211_365_543]
@@ -109,7 +110,8 @@ def _leaf_passes(message: types_pb2.Filter, row: ImageRow | SegmentRow, target: 
             own = row.tags
             if target is FilterTarget.IMAGES_OF_SEGMENTS and isinstance(row, SegmentRow):
                 own = row.image_tags
-            return (all if message.tags.all else any)(name in own for name in message.tags.names)
+            least = round(message.tags.min_confidence, 6)
+            return (all if message.tags.all else any)(own.get(name, -1) >= least for name in message.tags.names)
         case "metadata":
             return _metadata_passes(message.metadata, row.metadata)
         case "create_time":
@@ -120,7 +122,16 @@ def _leaf_passes(message: types_pb2.Filter, row: ImageRow | SegmentRow, target: 
             return _in_range(message.height, row.height)
         case _:
             assert isinstance(row, SegmentRow)
-            return _in_range(message.segment_area_fraction, row.area, np.float32)
+            return _segment_passes(message, row)
+
+
+def _segment_passes(message: types_pb2.Filter, row: SegmentRow) -> bool:
+    if message.WhichOneof("kind") == "segment_area_fraction":
+        return _in_range(message.segment_area_fraction, row.area, np.float32)
+    outer, inner = message.segment_within, row.box
+    edges = [np.float32(edge) for edge in (outer.x0, inner.x0, inner.x1, outer.x1)]
+    edges_down = [np.float32(edge) for edge in (outer.y0, inner.y0, inner.y1, outer.y1)]
+    return all(bool(sides[0] <= sides[1] and sides[2] <= sides[3]) for sides in (edges, edges_down))
 
 
 def _metadata_passes(message: types_pb2.Filter.Metadata, metadata: dict[str, Any]) -> bool:
@@ -213,8 +224,12 @@ times = st.sampled_from([ms / 1000 for ms in TIMES_MS] + [0.0005, 1.0005, -5.0, 
 sizes = st.sampled_from([100.0, 100.5, 101.0, 639.9, 640.0, 1e30, -1e30])
 
 
-def _tags(names: list[str], every: bool) -> types_pb2.Filter:
-    return types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names, all=every))
+def _tags(names: list[str], every: bool, least: float) -> types_pb2.Filter:
+    return types_pb2.Filter(tags=types_pb2.Filter.Tags(names=names, all=every, min_confidence=least))
+
+
+def _within(x0: float, y0: float, x1: float, y1: float) -> types_pb2.Filter:
+    return types_pb2.Filter(segment_within=types_pb2.BoundingBox(x0=x0, y0=y0, x1=x1, y1=y1))
 
 
 def _leaves(target: FilterTarget) -> st.SearchStrategy[types_pb2.Filter]:
@@ -222,7 +237,7 @@ def _leaves(target: FilterTarget) -> st.SearchStrategy[types_pb2.Filter]:
     kinds = [
         metadata_filters(),
         metadata_filters(),
-        st.builds(_tags, names, st.booleans()),
+        st.builds(_tags, names, st.booleans(), st.sampled_from([0.0, 0.0, *CONFIDENCES, 0.299999, 0.3000001])),
         ranges(times).map(lambda limits: types_pb2.Filter(create_time=limits)),
         ranges(sizes).map(lambda limits: types_pb2.Filter(width=limits)),
         ranges(sizes).map(lambda limits: types_pb2.Filter(height=limits)),
@@ -230,6 +245,8 @@ def _leaves(target: FilterTarget) -> st.SearchStrategy[types_pb2.Filter]:
     ]
     if target is FilterTarget.SEGMENTS:
         areas = st.sampled_from([*AREAS, 0.0, 0.299999, 0.3000001])
+        low, high = st.sampled_from([0.0, 0.1, 0.3]), st.sampled_from([0.5, 0.7, 0.75, 1.0])
+        kinds.append(st.builds(_within, low, low, high, high))
         kinds.append(ranges(areas).map(lambda limits: types_pb2.Filter(segment_area_fraction=limits)))
     return st.one_of(kinds)
 
@@ -269,7 +286,10 @@ def image_rows() -> list[ImageRow]:
             ImageRow(
                 id=_image_id(index),
                 vector=vector / np.linalg.norm(vector),
-                tags=tuple(TAGS[(index + step) % len(TAGS)] for step in range(index % 4)),
+                tags={
+                    TAGS[(index + step) % len(TAGS)]: CONFIDENCES[(index + step) % len(CONFIDENCES)]
+                    for step in range(index % 4)
+                },
                 metadata=metadata,
                 width=SIZES[index % len(SIZES)],
                 height=SIZES[(index // 4) % len(SIZES)],
@@ -286,10 +306,10 @@ def segment_rows() -> list[SegmentRow]:
             image_id=image.id,
             index=index,
             vector=image.vector if index == 0 else -image.vector,
-            box=Box(0.0, 0.0, 0.5, math.sqrt(0.5)),
+            box=Box((0.0, 0.1, 0.3)[number % 3], (0.0, 0.1)[index], 0.5, math.sqrt(0.5)),
             area=AREAS[(number + index) % len(AREAS)],
             stability=0.9,
-            tags=(TAGS[(number * 2 + index) % len(TAGS)],) if number % 5 else (),
+            tags={TAGS[(number * 2 + index) % len(TAGS)]: CONFIDENCES[number % len(CONFIDENCES)]} if number % 5 else {},
             image_tags=image.tags,
             metadata=image.metadata,
             width=image.width,

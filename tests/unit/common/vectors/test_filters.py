@@ -171,10 +171,19 @@ def test_large_filters_stay_shallow() -> None:
         assert nesting(compile_filter(each, IMAGES)) <= 25
 
 
-def test_confidences_are_not_built_yet() -> None:
+@pytest.mark.parametrize(("every", "operator"), [(True, "and"), (False, "or")])
+def test_confidences_are_compared_by_name(every: bool, operator: str) -> None:
+    expression = compiled({"tags": {"names": ["x", "y"], "all": every, "min_confidence": 0.5}})
+    assert expression == f'(tag_confidences["x"] >= 0.5 {operator} tag_confidences["y"] >= 0.5)'
+
+
+def test_places_belong_to_segments() -> None:
+    box = {"x0": 0.25, "y0": 0.0, "x1": 1.0, "y1": 0.5}
+    expression = compiled({"segment_within": box}, FilterTarget.SEGMENTS)
+    assert expression == "((x0 >= 0.25 and y0 >= 0) and (x1 <= 1 and y1 <= 0.5))"
     with pytest.raises(InvalidArgument) as caught:
-        compiled({"tags": {"names": ["x"], "min_confidence": 0.5}})
-    assert (caught.value.field, caught.value.reason) == ("filter.tags.min_confidence", "NOT_IMPLEMENTED")
+        compiled({"segment_within": box}, IMAGES)
+    assert caught.value.field == "filter.segment_within"
 
 
 def test_areas_belong_to_segments() -> None:
@@ -205,7 +214,7 @@ def test_no_text_leaves_its_literal(message: types_pb2.Filter, target: FilterTar
     try:
         expression = compile_filter(message, target)
     except InvalidArgument as refused:
-        assert refused.field.endswith("segment_area_fraction")
+        assert refused.field.endswith(("segment_area_fraction", "segment_within"))
         return
     assert "\n" not in expression
     assert "\r" not in expression
