@@ -17,6 +17,7 @@ from services.ingest.dirt import DirtyMarks
 from services.ingest.files import ImageFiles
 from services.ingest.indexer import Indexer
 from services.ingest.intake import Intake
+from services.ingest.jobs.parts import job_parts
 from services.ingest.library import Library
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import MarkerStore
@@ -85,8 +86,29 @@ class Service:
             lease_s=settings.lease_s,
             drain_s=settings.index_drain_s,
         )
+        self._jobs = job_parts(
+            objects=self._objects,
+            vectors=self._vectors,
+            embedder=self._embedder,
+            vocabularies=self._vocabularies,
+            collections=self._collections,
+            files=files,
+            markers=markers,
+            dirt=dirt,
+            pipeline=pipeline,
+            locks=locks,
+            steps=self._steps,
+            settings=settings,
+        )
         self._reconciler = Reconciler(
-            self._collections, markers, self._indexer, self._embedder, self._vectors, scan_s=settings.scan_s
+            self._collections,
+            markers,
+            self._indexer,
+            self._embedder,
+            self._vectors,
+            following=self._jobs.following,
+            growth=self._jobs.growth,
+            scan_s=settings.scan_s,
         )
         library = Library(
             files=files,
@@ -101,7 +123,14 @@ class Service:
             max_wait_s=settings.max_call_s,
         )
         reader = Reader(files, self._vectors, self._collections)
-        self.servicer = IngestServicer(library, reader, self._collections, self._vocabularies, settings)
+        self.servicer = IngestServicer(
+            library=library,
+            reader=reader,
+            collections=self._collections,
+            vocabularies=self._vocabularies,
+            jobs=self._jobs.jobs,
+            settings=settings,
+        )
 
     async def make_ready(self) -> None:
         """Return when everything that the service needs has answered once, and interrupted work is being taken up.
@@ -115,10 +144,13 @@ class Service:
         await self._vocabularies.get("", "vocabulary")
         await self._vocabularies.publish()
         self._reconciler.start()
+        self._jobs.runner.start()
 
     async def close(self) -> None:
         """Take nothing more, finish or give back what is in flight, and let go of everything."""
         await self._reconciler.close()
+        await self._jobs.growth.close()
+        await self._jobs.runner.close()
         await self._indexer.close()
         await self._steps.close()
         await self._collections.close()

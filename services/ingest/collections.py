@@ -22,6 +22,7 @@ from services.common.records import (
     dirty_prefix,
     image_prefix,
     pending_prefix,
+    tuning_prefix,
 )
 from services.common.vectors import Generation, VectorStore
 from services.ingest.locks import KeyedLocks
@@ -317,6 +318,7 @@ class Collections:
             await self._objects.delete_prefix(image_prefix(name))
             await self._objects.delete_prefix(pending_prefix(name))
             await self._objects.delete_prefix(dirty_prefix(name))
+            await self._objects.delete_prefix(tuning_prefix(name))
             await self._objects.delete(collection_key(name))
             self._known.pop(name, None)
         _log.info("collection deleted", collection=name)

@@ -11,6 +11,8 @@ from services.common.vectors import VectorStore
 from services.ingest import metrics
 from services.ingest.collections import Collections
 from services.ingest.indexer import Indexer
+from services.ingest.jobs.following import Following
+from services.ingest.jobs.growth import Growth
 from services.ingest.markers import MarkerStore, Op
 
 __all__ = ["Reconciler"]
@@ -35,6 +37,8 @@ class Reconciler:
         embedder: EmbedderClient,
         vectors: VectorStore,
         *,
+        following: Following,
+        growth: Growth,
         scan_s: float,
     ) -> None:
         """Make it idle; `scan_s` is the pause after a round that found nothing to do."""
@@ -43,6 +47,8 @@ class Reconciler:
         self._indexer = indexer
         self._embedder = embedder
         self._vectors = vectors
+        self._following = following
+        self._growth = growth
         self._scan_s = scan_s
         self._cursors: dict[str, str] = {}
         # Why each collection's images wait, so that it is told once.
@@ -74,12 +80,17 @@ class Reconciler:
                     seen.add(name)
                     metrics.PENDING.labels(name).set(await self._markers.count(name))
                     taken += await self._collection(record)
+                    if not record.job:
+                        # Left behind by a job that was swift, or killed.
+                        await self._following.clear_marks(name)
+                        await self._growth.look(record)
             except SaccadeError as exc:
                 _log.warning("collection left for later", collection=name, why=exc.message)
         for gone in self._counted - seen:
             metrics.PENDING.remove(gone)
             self._cursors.pop(gone, None)
             self._waits.pop(gone, None)
+            self._growth.forget(gone)
         self._counted = seen
         return taken
 

@@ -16,11 +16,20 @@ from services.common.records import check_collection_name
 from services.common.vectors import FilterTarget, compile_filter
 from services.ingest.check import new_image
 from services.ingest.collections import Collections
+from services.ingest.jobs.service import Jobs
 from services.ingest.library import Library
 from services.ingest.reader import Reader
 from services.ingest.settings import IngestSettings
 from services.ingest.stream import stream_images
-from services.ingest.translate import changes, collection_to_message, found_to_message, new_collection, wait_for
+from services.ingest.translate import (
+    changes,
+    collection_to_message,
+    found_to_message,
+    job_to_message,
+    new_collection,
+    new_reindex,
+    wait_for,
+)
 from services.ingest.vocabulary import Vocabularies, vocabulary_from_message, vocabulary_to_message
 
 __all__ = ["IngestServicer"]
@@ -38,13 +47,16 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
 
     def __init__(
         self,
+        *,
         library: Library,
         reader: Reader,
         collections: Collections,
         vocabularies: Vocabularies,
+        jobs: Jobs,
         settings: IngestSettings,
     ) -> None:
         """Serve these."""
+        self._jobs = jobs
         self._library = library
         self._reader = reader
         self._collections = collections
@@ -184,14 +196,15 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def ReindexCollection(  # noqa: N802
         self, request: pb.ReindexCollectionRequest, context: _Context
     ) -> pb.ReindexCollectionResponse:
-        """Not built yet."""
-        _not_built("ReindexCollection", "make a second collection under the new model and store the images there")
+        """Start building the next generation, or going back to the one before."""
+        return pb.ReindexCollectionResponse(job=job_to_message(await self._jobs.reindex(new_reindex(request))))
 
     async def RetagCollection(  # noqa: N802
         self, request: pb.RetagCollectionRequest, context: _Context
     ) -> pb.RetagCollectionResponse:
-        """Not built yet."""
-        _not_built("RetagCollection", "make a second collection with the new vocabulary and store the images there")
+        """Start choosing tags anew."""
+        job = await self._jobs.retag(check_collection_name(request.collection), request.vocabulary)
+        return pb.RetagCollectionResponse(job=job_to_message(job))
 
     async def RepairCollection(  # noqa: N802
         self, request: pb.RepairCollectionRequest, context: _Context
@@ -200,16 +213,24 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
         _not_built("RepairCollection", "interrupted work is finished without it")
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:  # noqa: N802
-        """Not built yet."""
-        _not_built("GetJob", "there are no jobs yet")
+        """One job."""
+        return pb.GetJobResponse(job=job_to_message(await self._jobs.get(request.id)))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: _Context) -> pb.ListJobsResponse:  # noqa: N802
-        """Not built yet."""
-        _not_built("ListJobs", "there are no jobs yet")
+        """Jobs, newest first."""
+        if request.collection:
+            check_collection_name(request.collection)
+        question = b"jobs\0" + request.collection.encode()
+        jobs, after = await self._jobs.page(
+            collection=request.collection,
+            start_after=read_token(question, request.page_token),
+            limit=page_size(request.page_size),
+        )
+        return pb.ListJobsResponse(jobs=map(job_to_message, jobs), next_page_token=write_token(question, after))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: _Context) -> pb.CancelJobResponse:  # noqa: N802
-        """Not built yet."""
-        _not_built("CancelJob", "there are no jobs yet")
+        """Stop a job."""
+        return pb.CancelJobResponse(job=job_to_message(await self._jobs.cancel(request.id)))
 
     async def _create(self, request: pb.CreateImageRequest, *, interactive: bool) -> pb.CreateImageResponse:
         if not request.HasField("image"):

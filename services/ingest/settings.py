@@ -57,3 +57,19 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     max_backoff_s: _PositiveSeconds = Field(300.0, description="Longest pause between two attempts")
     index_drain_s: float = Field(10.0, ge=0, description="How long images in flight may go on after the last call")
     collection_ttl_s: _PositiveSeconds = Field(1.0, description="How long what is known of a collection is trusted")
+
+    jobs_at_once: _PositiveInt = Field(2, description="Jobs that one replica works on at a time")
+    retire_s: float = Field(
+        10.0, ge=0, description="How long a generation stays after it was live, for searches that began before"
+    )
+    auto_reindex: bool = Field(
+        True, description="Whether an index with nlist 0 is built anew by itself as its collection grows"
+    )
+    reindex_growth: float = Field(
+        4.0, gt=1, description="It is built anew when its rows want so many times as many lists as it has"
+    )
+    measure_growth: float = Field(
+        2.0, gt=1, description="An index is measured anew when it has so many times as many rows as at the last time"
+    )
+    measure_rows: _PositiveInt = Field(1_000, description="Rows from which on an index is measured at all")
+    growth_check_s: _PositiveSeconds = Field(60.0, description="Pause between two looks at one collection's growth")

@@ -7,13 +7,24 @@ from saccade.common.v1 import types_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.messages import image_to_message, segment_to_message
-from services.common.records import CollectionRecord, ImageState, IndexSpec
+from services.common.records import CollectionRecord, ImageState, IndexSpec, IndexType, Metric, check_collection_name
 from services.ingest.check import MAX_TITLE_CHARS, check_metadata, check_tags, check_text
 from services.ingest.collections import Counts, NewCollection
+from services.ingest.jobs.record import JobRecord
+from services.ingest.jobs.service import NewReindex
 from services.ingest.library import Changes
 from services.ingest.reader import Found
 
-__all__ = ["changes", "collection_to_message", "found_to_message", "new_collection", "wait_for"]
+__all__ = [
+    "changes",
+    "collection_to_message",
+    "found_to_message",
+    "index_spec",
+    "job_to_message",
+    "new_collection",
+    "new_reindex",
+    "wait_for",
+]
 
 MAX_DESCRIPTION_CHARS: Final = 2_000
 MAX_LISTS: Final = 65_536
@@ -82,7 +93,7 @@ def new_collection(message: pb.Collection) -> NewCollection:
         description=check_text(message.description, MAX_DESCRIPTION_CHARS, "collection.description"),
         model=message.model,
         fingerprint=message.fingerprint,
-        index=_index(message.index),
+        index=index_spec(message.index, "collection.index"),
         vocabulary=message.vocabulary,
     )
 
@@ -95,8 +106,8 @@ def collection_to_message(record: CollectionRecord, counts: Counts) -> pb.Collec
         model=record.model,
         fingerprint=record.fingerprint,
         index=pb.IndexSpec(
-            type=pb.INDEX_TYPE_IVF_FLAT,
-            metric=pb.METRIC_COSINE,
+            type=pb.IndexType.Value(f"INDEX_TYPE_{record.index.type.value}"),
+            metric=pb.Metric.Value(f"METRIC_{record.index.metric.value}"),
             target_recall=record.index.target_recall,
             nlist=record.index.nlist,
             nprobe=record.index.nprobe,
@@ -106,28 +117,65 @@ def collection_to_message(record: CollectionRecord, counts: Counts) -> pb.Collec
         image_count=counts.images,
         segment_count=counts.segments,
         pending_count=counts.pending,
+        previous_generation=record.previous.number if record.previous is not None else 0,
+        job=record.job,
     )
     message.create_time.FromMilliseconds(record.created_at_ms)
     return message
 
 
-def _index(spec: pb.IndexSpec) -> IndexSpec:
-    if spec.type not in {pb.INDEX_TYPE_UNSPECIFIED, pb.INDEX_TYPE_IVF_FLAT}:
-        raise InvalidArgument(
-            "this version builds INDEX_TYPE_IVF_FLAT only", field="collection.index.type", reason="INDEX_TYPE"
-        )
-    if spec.metric not in {pb.METRIC_UNSPECIFIED, pb.METRIC_COSINE}:
-        raise InvalidArgument(
-            "this version compares by METRIC_COSINE only", field="collection.index.metric", reason="INDEX_METRIC"
-        )
+def new_reindex(request: pb.ReindexCollectionRequest) -> NewReindex:
+    """A reindex to start."""
+    return NewReindex(
+        collection=check_collection_name(request.collection),
+        model=request.model,
+        index=index_spec(request.index, "index") if request.HasField("index") else None,
+        # The message's float has seven digits.
+        min_agreement=round(request.min_agreement, 6),
+        rollback=request.rollback,
+    )
+
+
+def job_to_message(job: JobRecord) -> pb.Job:
+    """A job."""
+    message = pb.Job(
+        id=job.id,
+        kind=job.kind,
+        collection=job.collection,
+        state=pb.Job.State.Value(f"STATE_{job.state.value}"),
+        failure=job.failure,
+        total=job.total,
+        done=job.done,
+        failed=job.failed,
+        errors=[
+            types_pb2.ItemError(code=e.code, reason=e.reason, message=e.message, field=e.field) for e in job.errors
+        ],
+        detail=job.detail,
+    )
+    message.create_time.FromMilliseconds(job.created_at_ms)
+    if job.ended_at_ms:
+        message.end_time.FromMilliseconds(job.ended_at_ms)
+    return message
+
+
+def index_spec(spec: pb.IndexSpec, field: str) -> IndexSpec:
+    """An index, checked; InvalidArgument names the field below `field`."""
+    try:
+        kind = IndexType(pb.IndexType.Name(spec.type or pb.INDEX_TYPE_IVF_FLAT).removeprefix("INDEX_TYPE_"))
+    except ValueError as exc:
+        raise InvalidArgument("is none of the contract's kinds of index", field=f"{field}.type") from exc
+    try:
+        metric = Metric(pb.Metric.Name(spec.metric or pb.METRIC_COSINE).removeprefix("METRIC_"))
+    except ValueError as exc:
+        raise InvalidArgument("is none of the contract's comparisons", field=f"{field}.metric") from exc
     # Written so that NaN fails too.
     if not 0 <= spec.target_recall <= 1 or math.isnan(spec.target_recall):
         raise InvalidArgument(
-            f"is in (0, 1], or 0 for 0.95, not {spec.target_recall:g}", field="collection.index.target_recall"
+            f"is in (0, 1], or 0 for 0.95, not {spec.target_recall:g}", field=f"{field}.target_recall"
         )
     for name in ("nlist", "nprobe"):
         if getattr(spec, name) > MAX_LISTS:
-            raise InvalidArgument(f"is at most {MAX_LISTS:,}", field=f"collection.index.{name}")
+            raise InvalidArgument(f"is at most {MAX_LISTS:,}", field=f"{field}.{name}")
     # The message's float has seven digits.
     recall = round(spec.target_recall, 6) or DEFAULT_TARGET_RECALL
-    return IndexSpec(target_recall=recall, nlist=spec.nlist, nprobe=spec.nprobe)
+    return IndexSpec(type=kind, metric=metric, target_recall=recall, nlist=spec.nlist, nprobe=spec.nprobe)

@@ -15,7 +15,6 @@ from typing import Final
 
 import structlog
 
-from services.common.embedder_client import EmbedderClient
 from services.common.records import CollectionRecord, GenerationRecord
 from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
@@ -24,6 +23,7 @@ from services.ingest.files import ImageFiles
 from services.ingest.jobs.agreement import agreement
 from services.ingest.jobs.copying import Copier, Copying
 from services.ingest.jobs.following import Following
+from services.ingest.jobs.measuring import Measuring
 from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.record import JobRecord
 from services.ingest.jobs.run import JobFailed, Run
@@ -55,10 +55,10 @@ class Reindex:
         collections: Collections,
         files: ImageFiles,
         vectors: VectorStore,
-        embedder: EmbedderClient,
         copier: Copier,
         dirt: DirtyMarks,
         following: Following,
+        measuring: Measuring,
         owning: Owning,
         retire_s: float,
     ) -> None:
@@ -66,10 +66,10 @@ class Reindex:
         self._collections = collections
         self._files = files
         self._vectors = vectors
-        self._embedder = embedder
         self._copier = copier
         self._dirt = dirt
         self._following = following
+        self._measuring = measuring
         self._owning = owning
         self._retire_ms = int(retire_s * 1000)
 

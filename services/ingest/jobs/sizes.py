@@ -1,12 +1,9 @@
 """How many lists an index is built with."""
 
 from services.common.records import IndexSpec, IndexType
+from services.common.vectors import nlist_for
 
 __all__ = ["lists_for"]
-
-
-def nlist_for(rows: int) -> int:
-    return 128 if rows < 20_000 else 1024
 
 
 def lists_for(spec: IndexSpec, images: int, segments: int) -> int:

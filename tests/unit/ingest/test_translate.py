@@ -69,14 +69,17 @@ def test_an_index_by_default() -> None:
     given = pb.IndexSpec(type=pb.INDEX_TYPE_IVF_FLAT, metric=pb.METRIC_COSINE, target_recall=0.9, nlist=8, nprobe=2)
     index = new_collection(pb.Collection(name="c", index=given)).index
     assert (index.target_recall, index.nlist, index.nprobe) == (0.9, 8, 2)
+    index = new_collection(
+        pb.Collection(name="c", index=pb.IndexSpec(type=pb.INDEX_TYPE_HNSW, metric=pb.METRIC_IP))
+    ).index
+    assert (index.type, index.metric) == ("HNSW", "IP")
 
 
 @pytest.mark.parametrize(
     ("index", "field"),
     [
-        (pb.IndexSpec(type=pb.INDEX_TYPE_HNSW), "collection.index.type"),
-        (pb.IndexSpec(type=pb.INDEX_TYPE_LSH), "collection.index.type"),
-        (pb.IndexSpec(metric=pb.METRIC_L2), "collection.index.metric"),
+        (pb.IndexSpec(type=99), "collection.index.type"),  # type: ignore[arg-type]
+        (pb.IndexSpec(metric=99), "collection.index.metric"),  # type: ignore[arg-type]
         (pb.IndexSpec(target_recall=1.5), "collection.index.target_recall"),
         (pb.IndexSpec(target_recall=-1), "collection.index.target_recall"),
         (pb.IndexSpec(target_recall=float("nan")), "collection.index.target_recall"),
@@ -84,7 +87,7 @@ def test_an_index_by_default() -> None:
         (pb.IndexSpec(nprobe=65_537), "collection.index.nprobe"),
     ],
 )
-def test_indexes_that_are_not_built(index: pb.IndexSpec, field: str) -> None:
+def test_indexes_that_can_not_be(index: pb.IndexSpec, field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         new_collection(pb.Collection(name="c", index=index))
     assert caught.value.field == field

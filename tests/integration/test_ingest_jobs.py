@@ -1,0 +1,239 @@
+"""Jobs of a real ingest process: the next generation of an index, the way back, and tags chosen anew."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from saccade.ingest.v1 import ingest_service_pb2 as pb
+from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from services.common.records import CollectionRecord, collection_key
+from services.common.settings import VectorSettings
+from services.common.vectors import Consistency, Generation, VectorStore
+from tests.engines import free_port, milvus_lite, wait_until
+from tests.integration.ingest_support import (
+    COLOURS,
+    DURABLE,
+    SEGMENTED,
+    Ingest,
+    Stack,
+    T,
+    change,
+    counts,
+    create,
+    embedder_process,
+    get,
+    ingest_process,
+    listed,
+    make_collection,
+    picture,
+    read,
+    refused,
+    tagged,
+)
+
+JOB_T = 60
+"""Longest that a job may take, in seconds."""
+RUNNING, SUCCEEDED = pb.Job.STATE_RUNNING, pb.Job.STATE_SUCCEEDED
+FAILED, CANCELLED = pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """milvus-lite, objects, and an embedder with two models."""
+    folder = tmp_path_factory.mktemp("jobs")
+    port = free_port()
+    with milvus_lite(folder / "milvus") as milvus, embedder_process(port, SACCADE_MODEL="toy,demo"):
+        yield Stack(milvus, port, folder / "objects", {"SACCADE_INGEST_RETIRE_S": "0.5"})
+
+
+@pytest.fixture(scope="module")
+def service(stack: Stack) -> Iterator[Ingest]:
+    with ingest_process(stack) as ingest:
+        yield ingest
+        assert ingest.mistakes() == []
+
+
+@pytest.fixture
+def ingest(service: Ingest) -> IngestServiceStub:
+    return service.stub
+
+
+@pytest.fixture
+def collection(ingest: IngestServiceStub) -> str:
+    """A collection with six images, taken apart."""
+    name = make_collection(ingest)
+    for i, ground in enumerate(list(COLOURS)[:6]):
+        create(ingest, name, picture(ground, seed=i), id=f"i{i}", tags=["own"], wait_for=SEGMENTED)
+    return name
+
+
+def reindex(ingest: IngestServiceStub, collection: str, **fields: Any) -> pb.Job:
+    request = pb.ReindexCollectionRequest(collection=collection, **fields)
+    return ingest.ReindexCollection(request, timeout=T, wait_for_ready=True).job
+
+
+def job_of(ingest: IngestServiceStub, job_id: str) -> pb.Job:
+    return ingest.GetJob(pb.GetJobRequest(id=job_id), timeout=T, wait_for_ready=True).job
+
+
+def ended(ingest: IngestServiceStub, job: pb.Job) -> pb.Job:
+    """The job when it has ended."""
+    assert wait_until(lambda: job_of(ingest, job.id).state != RUNNING, timeout_s=JOB_T), job_of(ingest, job.id)
+    return job_of(ingest, job.id)
+
+
+def collection_of(ingest: IngestServiceStub, name: str) -> pb.Collection:
+    return ingest.GetCollection(pb.GetCollectionRequest(name=name), timeout=T).collection
+
+
+def record_of(stack: Stack, name: str) -> CollectionRecord:
+    return CollectionRecord.model_validate_json(read(stack, collection_key(name)))
+
+
+async def rows_of(stack: Stack, record: CollectionRecord) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Images of a generation with their tags, and how many segments each has."""
+    vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
+    try:
+        generation = Generation.of(record)
+        ids = await vectors.list_image_ids(generation, where="", limit=1_000)
+        images = await vectors.get_images(generation, ids, consistency=Consistency.STRONG)
+        assert all(len(row.vector) == record.dimension for row in images.values())
+        segments = {i: len(await vectors.get_segments(generation, i, consistency=Consistency.STRONG)) for i in ids}
+    finally:
+        await vectors.close()
+    return {i: list(row.tags) for i, row in images.items()}, segments
+
+
+async def exists(stack: Stack, record: CollectionRecord) -> bool:
+    vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
+    try:
+        await vectors.count_images(Generation.of(record))
+    except Exception as exc:  # noqa: BLE001 - any refusal of a missing collection will do
+        return "INDEX_MISSING" != getattr(exc, "reason", "")
+    finally:
+        await vectors.close()
+    return True
+
+
+async def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:
+    before = get(ingest, collection, "i0", include_masks=True)
+    first = record_of(stack, collection)
+    job = ended(ingest, reindex(ingest, collection, model="demo"))
+    assert (job.state, job.kind, job.done, job.failed) == (SUCCEEDED, "reindex", 6, 0), job
+    assert "generation 2 is live" in job.detail
+    found = collection_of(ingest, collection)
+    assert (found.model, found.generation, found.previous_generation, found.job) == ("demo", 2, 1, "")
+    assert (found.image_count, found.pending_count) == (6, 0)
+    record = record_of(stack, collection)
+    assert record.dimension != first.dimension
+    images, segments = await rows_of(stack, record)
+    assert images == (await rows_of(stack, first))[0]
+    # Segments, masks and tags stay as they were: no segmenter ran.
+    after = get(ingest, collection, "i0", include_masks=True, include_vectors=True)
+    assert [s.mask for s in after.segments] == [s.mask for s in before.segments]
+    assert after.tags == before.tags
+    assert len(after.segments[0].vector.values if hasattr(after.segments[0].vector, "values") else [1])
+    assert segments["i0"] == len(before.segments)
+
+    # What is made, changed and removed under the new model is right under the old one, too.
+    create(ingest, collection, picture("pink", seed=20), id="new", wait_for=SEGMENTED)
+    create(ingest, collection, picture("purple", seed=21), id="i1", replace=True, wait_for=SEGMENTED)
+    change(ingest, collection, "i2", tags=[{"name": "changed"}])
+    ingest.DeleteImage(pb.DeleteImageRequest(collection=collection, id="i3"), timeout=T)
+    back = ended(ingest, reindex(ingest, collection, rollback=True))
+    assert back.state == SUCCEEDED, back
+    found = collection_of(ingest, collection)
+    assert (found.model, found.generation, found.previous_generation) == ("toy", 1, 2)
+    images, segments = await rows_of(stack, record_of(stack, collection))
+    assert sorted(images) == ["i0", "i1", "i2", "i4", "i5", "new"]
+    assert "changed" in images["i2"]
+    assert segments["new"] == len(get(ingest, collection, "new").segments)
+    assert listed(ingest, collection, filter=tagged("changed")) == ["i2"]
+
+    # The next one is never given a number that was used, and takes the room of the one before.
+    third = ended(ingest, reindex(ingest, collection, index=pb.IndexSpec(nlist=16)))
+    assert third.state == SUCCEEDED, third
+    assert "of 6 sampled searches keep their top result" in third.detail
+    found = collection_of(ingest, collection)
+    assert (found.generation, found.previous_generation, found.index.nlist) == (3, 1, 16)
+    assert not await exists(stack, record)
+    assert (await rows_of(stack, record_of(stack, collection))) == (images, segments)
+
+
+def test_one_job_at_a_time_and_bad_questions(ingest: IngestServiceStub, collection: str) -> None:
+    job = reindex(ingest, collection, model="demo")
+    error = refused(ingest.ReindexCollection, pb.ReindexCollectionRequest(collection=collection))
+    assert error.code == grpc.StatusCode.FAILED_PRECONDITION
+    assert job.id in error.message
+    error = refused(ingest.RetagCollection, pb.RetagCollectionRequest(collection=collection))
+    assert error.reason == "JOB_RUNNING"
+    ended(ingest, job)
+
+    request = pb.ReindexCollectionRequest(collection=collection, model="no-such-model")
+    error = refused(ingest.ReindexCollection, request)
+    assert (error.code, error.fields[0][0]) == (grpc.StatusCode.NOT_FOUND, "model")
+    for fields, field in (
+        ({"min_agreement": 1.5}, "min_agreement"),
+        ({"min_agreement": float("nan")}, "min_agreement"),
+        ({"rollback": True, "model": "toy"}, "rollback"),
+        ({"index": pb.IndexSpec(target_recall=2)}, "index.target_recall"),
+    ):
+        error = refused(ingest.ReindexCollection, pb.ReindexCollectionRequest(collection=collection, **fields))
+        assert (error.code, error.fields[0][0]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+    error = refused(ingest.ReindexCollection, pb.ReindexCollectionRequest(collection="nowhere"))
+    assert error.code == grpc.StatusCode.NOT_FOUND
+    empty = make_collection(ingest)
+    error = refused(ingest.ReindexCollection, pb.ReindexCollectionRequest(collection=empty, rollback=True))
+    assert error.reason == "NO_PREVIOUS_GENERATION"
+    error = refused(ingest.GetJob, pb.GetJobRequest(id="0" * 18))
+    assert error.code == grpc.StatusCode.NOT_FOUND
+    error = refused(ingest.GetJob, pb.GetJobRequest(id="../x"))
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_jobs_are_listed_newest_first(ingest: IngestServiceStub) -> None:
+    name = make_collection(ingest)
+    made = [ended(ingest, reindex(ingest, name)).id for _ in range(3)]
+    page = ingest.ListJobs(pb.ListJobsRequest(collection=name, page_size=2), timeout=T)
+    assert [job.id for job in page.jobs] == made[:0:-1]
+    rest = ingest.ListJobs(pb.ListJobsRequest(collection=name, page_size=2, page_token=page.next_page_token), timeout=T)
+    assert [job.id for job in rest.jobs] == made[:1]
+    assert rest.next_page_token == ""
+    assert next(iter(ingest.ListJobs(pb.ListJobsRequest(page_size=1), timeout=T).jobs)).id == made[-1]
+    # A job that has ended stays as it is.
+    assert ingest.CancelJob(pb.CancelJobRequest(id=made[0]), timeout=T).job.state == SUCCEEDED
+
+
+async def test_a_cancelled_job_takes_away_what_it_built(
+    stack: Stack, ingest: IngestServiceStub, collection: str
+) -> None:
+    ended(ingest, reindex(ingest, collection))
+    live = record_of(stack, collection)
+    job = reindex(ingest, collection, model="demo")
+    # At once: it waits for the searches of generation 1, or is in the middle.
+    stopped = ingest.CancelJob(pb.CancelJobRequest(id=job.id), timeout=T).job
+    assert stopped.state == CANCELLED, stopped
+    assert stopped.end_time.seconds
+    found = collection_of(ingest, collection)
+    assert (found.generation, found.model) == (2, "toy")
+    assert counts(ingest, collection)[0] == 6
+    third = live.model_copy(update={"generation": 3})
+    assert not await exists(stack, third)
+    assert await exists(stack, live)
+    # The next one goes well.
+    assert ended(ingest, reindex(ingest, collection, model="demo")).state == SUCCEEDED
+
+
+def test_images_that_are_not_finished_come_along(ingest: IngestServiceStub) -> None:
+    """Some have no vector yet, some no segments; the next generation gets them all."""
+    name = make_collection(ingest)
+    for i in range(12):
+        create(ingest, name, picture(list(COLOURS)[i % 8], seed=i), id=f"i{i:02}", wait_for=DURABLE)
+    job = ended(ingest, reindex(ingest, name, model="demo"))
+    assert job.state == SUCCEEDED, job
+    assert wait_until(lambda: counts(ingest, name)[2] == 0, timeout_s=JOB_T)
+    found = collection_of(ingest, name)
+    assert (found.model, found.image_count) == ("demo", 12)
+    assert found.segment_count == sum(len(get(ingest, name, f"i{i:02}").segments) for i in range(12))
