@@ -43,9 +43,9 @@ class Plan:
     templates: Sequence[str]
 
 
-def demo_plan(demo_dir: Path, limit: int, queries: int) -> Plan:
-    """The evaluation split of the demo's gallery."""
-    labels = gallery.gallery_labels(demo_dir, limit or None, split="eval")
+def demo_plan(demo_dir: Path, limit: int, queries: int, *, split: str = "eval") -> Plan:
+    """A split of the demo's gallery: `eval`, which nothing was chosen by, or `gallery`."""
+    labels = gallery.gallery_labels(demo_dir, limit or None, split=split)
     words = json.loads((demo_dir / "vocabulary.json").read_text(encoding="utf-8"))
     return Plan(
         labels=labels,

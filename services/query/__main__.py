@@ -11,6 +11,7 @@ from services.common.fetch import ImageFetcher
 from services.common.objects import open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
+from services.query.calibration import Calibrations
 from services.query.collections import Collections
 from services.query.concurrency import Gate
 from services.query.embedding import PartEmbedder
@@ -20,6 +21,7 @@ from services.query.results import ResultReader
 from services.query.search import Search
 from services.query.servicer import QueryServicer
 from services.query.settings import QuerySettings
+from services.query.tagging import PartTagger
 from services.query.tags import TagCounter
 
 _log = structlog.get_logger("services.query")
@@ -33,18 +35,20 @@ async def _main(settings: QuerySettings) -> None:
     fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
     collections = Collections(objects, ttl_s=settings.collection_ttl_s, vocabulary=settings.vocabulary)
     limits = settings.image_limits
+    tags = TagCounter(vectors)
     parts = PartEmbedder(embedder, vectors, objects, fetcher, limits)
     servicer = QueryServicer(
         search=Search(
-            collections,
-            parts,
-            vectors,
-            ResultReader(objects),
-            count_patience_s=settings.count_patience_s,
+            collections=collections,
+            embedder=parts,
+            tagger=PartTagger(collections, objects, embedder, tags),
+            vectors=vectors,
+            reader=ResultReader(objects),
+            calibrations=Calibrations(settings.calibrations_dir),
         ),
         segmenter=PictureSegmenter(collections, embedder, limits),
         collections=collections,
-        tags=TagCounter(vectors),
+        tags=tags,
         projector=Projector(vectors),
         embedder=parts,
         gate=Gate(settings.max_searches, settings.max_waiting),

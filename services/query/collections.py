@@ -4,12 +4,23 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from services.common.cache import TtlCache
 from services.common.errors import Internal, NotFound
 from services.common.objects import ObjectMissing, ObjectStore
-from services.common.records import CollectionRecord, VocabularyRecord, collection_key, vocabulary_key
-from services.query.cache import TtlCache
+from services.common.records import (
+    CollectionRecord,
+    TuningRecord,
+    VocabularyRecord,
+    collection_key,
+    tuning_key,
+    vocabulary_key,
+)
+from services.common.vectors import Generation
 
 __all__ = ["Collections"]
+
+# Measured again only as a collection grows.
+_TUNING_FRESH_S: Final = 10.0
 
 
 class Collections:
@@ -22,6 +33,7 @@ class Collections:
         self._objects = objects
         self._vocabulary = vocabulary
         self._records = TtlCache(self._load_collection, ttl_s=ttl_s, size=self._SIZE)
+        self._tunings = TtlCache(self._load_tuning, ttl_s=_TUNING_FRESH_S, size=self._SIZE)
         self._vocabularies = TtlCache(self._load_vocabulary, ttl_s=ttl_s, size=self._SIZE)
 
     async def get(self, name: str) -> CollectionRecord:
@@ -35,6 +47,18 @@ class Collections:
     async def vocabulary_of(self, record: CollectionRecord) -> VocabularyRecord | None:
         """The vocabulary that a collection's tags are chosen from; None if it is not there."""
         return await self._vocabularies.get(record.vocabulary or self._vocabulary)
+
+    async def tuning_of(self, generation: Generation) -> TuningRecord | None:
+        """What was measured of a generation's index; None if nothing was."""
+        return await self._tunings.get((generation.collection, generation.number))
+
+    async def _load_tuning(self, of: tuple[str, int]) -> TuningRecord | None:
+        try:
+            data = await self._objects.get(tuning_key(*of))
+            return TuningRecord.model_validate_json(data)
+        except (ObjectMissing, ValidationError):
+            # Searches then take what is enough for most data.
+            return None
 
     async def _load_collection(self, name: str) -> CollectionRecord:
         missing = NotFound(

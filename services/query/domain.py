@@ -73,6 +73,7 @@ class Mode(Enum):
     WHOLE = "whole"
     SEGMENT = "segment"
     HYBRID = "hybrid"
+    TAGS = "tags"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class QueryPart:
     """One element of a query.
 
     Attributes:
-        index: Of the part in the request that it comes from; a text may be read as two.
+        index: Of the part in the request that it comes from; a text may be read as two, and a modifier is one more.
         content: What to look for.
         weight: Finite; negative: away from it.
         placement: Where it should be; None: anywhere.
@@ -167,11 +168,14 @@ class SearchQuery:
 
     Attributes:
         collection: Its name.
-        parts: What to look for; at least one weight is positive.
+        parts: What to look for; at least one weight is positive. None: by title alone, or by tags and a filter.
         relations: How parts should stand to each other.
         mode: Which vectors answer.
-        whole_weight: What whole-image similarity counts, >= 0; 0 in SEGMENT mode.
-        segment_weight: What segment similarity counts, >= 0; 0 in WHOLE mode. Never both 0.
+        whole_weight: What whole-image similarity counts, >= 0; 0 in SEGMENT and TAGS mode.
+        segment_weight: What segment similarity counts, >= 0; 0 in WHOLE and TAGS mode.
+        tag_weight: What tag agreement counts, >= 0; 0 in WHOLE and SEGMENT mode. Never all three 0.
+        title_text: Words to find in titles and descriptions; empty: none.
+        target_recall: Recall@10 to aim for, in (0, 1]; 0: the collection's.
         image_where: Filter expression over rows of images; empty: all.
         segment_where: Filter expression over rows of segments; empty: all.
         top_k: Most results, 1 to 100.
@@ -192,6 +196,9 @@ class SearchQuery:
     mode: Mode
     whole_weight: float
     segment_weight: float
+    tag_weight: float
+    title_text: str
+    target_recall: float
     image_where: str
     segment_where: str
     top_k: int

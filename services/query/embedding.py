@@ -129,7 +129,10 @@ class PartEmbedder:
             )
         except InvalidArgument as exc:
             raise _renamed(exc, fields.get(exc.field, first)) from exc
-        return [(at, PartVectors.single(part.weight, row), "") for (at, part, _), row in zip(texts, rows, strict=True)]
+        return [
+            (at, PartVectors.single(part.weight, row, is_text=True), "")
+            for (at, part, _), row in zip(texts, rows, strict=True)
+        ]
 
     async def _other(
         self, at: int, part: QueryPart, collection: CollectionRecord, consistency: Consistency, with_segments: bool

@@ -36,6 +36,7 @@ from services.query.domain import (
 from services.query.grammar import read_text
 from services.query.paging import MAX_DEPTH, read_token
 from services.query.projection import Method
+from services.query.ranking import Fusion
 
 __all__ = ["ProjectionQuery", "read_projection", "read_search", "read_top"]
 
@@ -45,8 +46,6 @@ MAX_POINTS: Final = 64
 MAX_TOP_K: Final = 100
 MAX_NPROBE: Final = 65_536
 DEFAULT_TOP_K: Final = 10
-DEFAULT_WHOLE: Final = 0.4
-DEFAULT_SEGMENT: Final = 0.6
 DEFAULT_POSITION: Final = 0.3
 DEFAULT_MAP: Final = 2_000
 MAX_MAP: Final = 20_000
@@ -63,6 +62,7 @@ _MODES: Final = {
     pb.SEARCH_MODE_WHOLE: Mode.WHOLE,
     pb.SEARCH_MODE_SEGMENT: Mode.SEGMENT,
     pb.SEARCH_MODE_HYBRID: Mode.HYBRID,
+    pb.SEARCH_MODE_TAGS: Mode.TAGS,
 }
 _PLACES: Final = {
     pb.Placement.PLACE_LEFT: Place.LEFT,
@@ -91,30 +91,31 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
     """The query that a request means.
 
     Raises:
-        InvalidArgument: a field is wrong, or belongs to what this version does not offer.
+        InvalidArgument: a field is wrong.
     """
     collection = check_collection_name(message.collection, "collection")
-    _refuse_later(message)
     if message.mode not in _MODES:
-        raise InvalidArgument("is none of WHOLE, SEGMENT and HYBRID", field="mode")
+        raise InvalidArgument("is none of WHOLE, SEGMENT, HYBRID and TAGS", field="mode")
     mode = _MODES[message.mode]
-    whole_weight, segment_weight = _read_weights(message, mode)
+    weights = _read_weights(message, mode)
     image_where, segment_where = _read_filter(message, mode)
     top_k = read_top(message.top_k, "top_k", default=DEFAULT_TOP_K, most=MAX_TOP_K)
-    # Written so that NaN fails too.
-    if not 0 <= message.min_score <= 1:
-        raise InvalidArgument(f"needs a number in [0, 1], not {message.min_score:g}", field="min_score")
-    if not 0 <= message.diversity <= 1:
-        raise InvalidArgument(f"needs a number in [0, 1], not {message.diversity:g}", field="diversity")
+    for field in ("min_score", "diversity", "target_recall"):
+        value = getattr(message, field)
+        # Written so that NaN fails too.
+        if not 0 <= value <= 1:
+            raise InvalidArgument(f"needs a number in [0, 1], not {value:g}", field=field)
+    title_text = _read_title_text(message, mode)
     if message.nprobe > MAX_NPROBE:
         raise InvalidArgument(f"is at most {MAX_NPROBE}; 0 lets the service choose", field="nprobe")
     if message.consistency not in _CONSISTENCIES:
         raise InvalidArgument("is none of EVENTUAL, BOUNDED and STRONG", field="consistency")
     parts = _read_parts(message, limits)
     relations = _read_relations(message, parts)
-    _refuse_positions_without_segments(parts, relations, segment_weight)
-    if not message.literal_text and segment_weight > 0:
+    _refuse_positions_without_segments(parts, relations, weights.segment)
+    if not message.literal_text and weights.segment > 0:
         parts, relations = _read_texts(parts, relations)
+    parts = _with_modifiers(message, parts)
     digest = _digest(message)
     shown = read_token(digest, message.page_token)
     return SearchQuery(
@@ -122,8 +123,12 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         parts=parts,
         relations=relations,
         mode=mode,
-        whole_weight=whole_weight,
-        segment_weight=segment_weight,
+        whole_weight=weights.whole,
+        segment_weight=weights.segment,
+        tag_weight=weights.tag,
+        title_text=title_text,
+        # The message's float has seven digits.
+        target_recall=round(message.target_recall, 6),
         image_where=image_where,
         segment_where=segment_where,
         top_k=max(1, min(top_k, MAX_DEPTH - len(shown))),
@@ -179,35 +184,34 @@ def read_top(value: int, field: str, *, default: int, most: int) -> int:
     return value or default
 
 
-def _refuse_later(message: pb.SearchRequest) -> None:
-    """InvalidArgument for the first field that only later versions read."""
-    later = [
-        ("mode", message.mode == pb.SEARCH_MODE_TAGS),
-        ("weights.tag", message.weights.HasField("tag")),
-    ]
-    for field, present in later:
-        if present:
-            what = "mode TAGS is" if field == "mode" else "is"
-            raise InvalidArgument(
-                f"{what} not offered by this version; leave it unset", field=field, reason="NOT_IMPLEMENTED"
-            )
+_ALONE: Final = {Mode.WHOLE: Fusion(1.0, 0.0), Mode.SEGMENT: Fusion(0.0, 1.0), Mode.TAGS: Fusion(0.0, 0.0, 1.0)}
 
 
-def _read_weights(message: pb.SearchRequest, mode: Mode) -> tuple[float, float]:
-    """What whole-image and segment similarity count in this mode."""
-    given = message.weights
-    whole = given.whole if given.HasField("whole") else DEFAULT_WHOLE
-    segment = given.segment if given.HasField("segment") else DEFAULT_SEGMENT
-    for name, value in (("whole", whole), ("segment", segment)):
+def _read_weights(message: pb.SearchRequest, mode: Mode) -> Fusion:
+    """What whole-image and segment similarity and tags count in this mode."""
+    given, standard = message.weights, Fusion()
+    whole = given.whole if given.HasField("whole") else standard.whole
+    segment = given.segment if given.HasField("segment") else standard.segment
+    tag = given.tag if given.HasField("tag") else standard.tag
+    for name, value in (("whole", whole), ("segment", segment), ("tag", tag)):
         if not (math.isfinite(value) and value >= 0):
             raise InvalidArgument(f"needs a finite number >= 0, not {value:g}", field=f"weights.{name}")
     if whole == segment == 0:
-        raise InvalidArgument("whole and segment can not both be 0", field="weights")
-    if mode is Mode.WHOLE:
-        return 1.0, 0.0
-    if mode is Mode.SEGMENT:
-        return 0.0, 1.0
-    return whole, segment
+        raise InvalidArgument("whole and segment can not both be 0; mode TAGS searches by tags alone", field="weights")
+    return _ALONE.get(mode, Fusion(whole, segment, tag))
+
+
+def _read_title_text(message: pb.SearchRequest, mode: Mode) -> str:
+    text = message.title_text
+    if len(text) > MAX_TEXT:
+        raise InvalidArgument(
+            f"has {len(text)} characters, at most {MAX_TEXT} are read", field="title_text", reason="TEXT_TOO_LONG"
+        )
+    if text and not text.strip():
+        raise InvalidArgument("is blank; give words, or leave it out", field="title_text", reason="TEXT_EMPTY")
+    if text and mode in {Mode.SEGMENT, Mode.TAGS}:
+        raise InvalidArgument("speaks of images: use it in mode WHOLE or HYBRID", field="title_text")
+    return text.strip()
 
 
 def _read_filter(message: pb.SearchRequest, mode: Mode) -> tuple[str, str]:
@@ -218,12 +222,16 @@ def _read_filter(message: pb.SearchRequest, mode: Mode) -> tuple[str, str]:
     if mode is Mode.SEGMENT:
         return "", compile_filter(message.filter, FilterTarget.SEGMENTS)
     image_where = compile_filter(message.filter, FilterTarget.IMAGES)
-    if mode is Mode.WHOLE:
+    if mode in {Mode.WHOLE, Mode.TAGS}:
         return image_where, ""
     return image_where, compile_filter(message.filter, FilterTarget.IMAGES_OF_SEGMENTS)
 
 
 def _read_parts(message: pb.SearchRequest, limits: ImageLimits) -> tuple[QueryPart, ...]:
+    if not message.parts and (
+        message.title_text or (message.mode == pb.SEARCH_MODE_TAGS and message.filter.WhichOneof("kind"))
+    ):
+        return ()
     if not 1 <= len(message.parts) <= MAX_PARTS:
         raise InvalidArgument(f"needs 1 to {MAX_PARTS} parts, not {len(message.parts)}", field="parts")
     parts = tuple(_read_part(i, part, limits) for i, part in enumerate(message.parts))
@@ -311,6 +319,28 @@ def _read_texts(
             second = Text(field, sentence.second.text)
             extra.append(replace(part, content=second, count=sentence.second.count))
     return (*read, *extra), tuple(more)
+
+
+def _with_modifiers(message: pb.SearchRequest, parts: tuple[QueryPart, ...]) -> tuple[QueryPart, ...]:
+    """Each modifier as one more part beside the one that it changes, of half its weight each.
+
+    Scores are calibrated, so the odds that something is like the picture and those that it is as the words say add up.
+    Moving the picture's vector by the text's instead would leave the place where pictures' vectors lie.
+    """
+    changed, extra = list(parts), []
+    for at, part in enumerate(message.parts):
+        if not part.modifier:
+            continue
+        field = f"parts[{at}].modifier"
+        if isinstance(parts[at].content, Text):
+            raise InvalidArgument("changes pictures, regions and vectors; write a text as one text", field=field)
+        if parts[at].weight <= 0:
+            raise InvalidArgument("goes with a positive weight only", field=field)
+        half = parts[at].weight / 2
+        changed[at] = replace(parts[at], weight=half)
+        extra.append(QueryPart(at, _read_text(part.modifier, field), half))
+    # Behind all others: relations name parts by their places.
+    return (*changed, *extra)
 
 
 def _read_position_weight(message: pb.SearchRequest) -> float:

@@ -49,12 +49,27 @@ def _result(collection: str, found: FoundImage, include_masks: bool) -> pb.Searc
 def _plan(plan: Plan) -> pb.SearchPlan:
     message = pb.SearchPlan(
         reading=plan.reading,
-        exact=plan.exact,
-        nprobe=plan.nprobe,
+        exact=bool(plan.searches) and all(made.exact for made in plan.searches),
+        nprobe=max((made.nprobe for made in plan.searches), default=0),
         filter_selectivity=plan.filter_selectivity,
         candidates=plan.candidates,
         degraded=plan.degraded,
         trace_id=plan.trace_id,
+        searches=[
+            pb.IndexSearch(
+                what=made.what,
+                index=made.index,
+                exact=made.exact,
+                nprobe=made.nprobe,
+                rows=made.rows,
+                passing=made.passing or 0,
+                reason=made.reason,
+            )
+            for made in plan.searches
+        ],
+        calibrated=plan.calibrated,
+        generation=plan.generation.number,
+        fingerprint=plan.generation.fingerprint,
     )
     for stage, seconds in plan.timings:
         timing = message.timings.add(stage=stage)

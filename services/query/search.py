@@ -3,34 +3,37 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
+import numpy as np
 from prometheus_client import Histogram
 
-from services.common.deadline import call_deadline
-from services.common.errors import NotFound, SaccadeError
+from services.common.errors import NotFound
 from services.common.records import CollectionRecord
 from services.common.telemetry import trace_id
-from services.common.vectors import Generation, VectorStore
-from services.query.candidates import CandidateSearch, Gathered
+from services.common.vectors import Generation, VectorStore, carries_any, join_filters
+from services.query.calibration import Calibrations
+from services.query.candidates import MOST_TAGGED, CandidateSearch, Gathered, bare
 from services.query.collections import Collections
 from services.query.concurrency import both
 from services.query.domain import Mode, SearchQuery
-from services.query.embedding import Embedded, PartEmbedder
+from services.query.embedding import PartEmbedder
+from services.query.order import Found, Ranking
 from services.query.paging import MAX_DEPTH, image_digest, write_token
-from services.query.position import Wishes
-from services.query.ranking import Fusion, PartScore, Scores
+from services.query.planning import MadeSearch, SearchPlanner
+from services.query.ranking import PartVectors
 from services.query.reading import reading
-from services.query.results import FoundImage, Ranked, ResultReader
-from services.query.variety import diversified, folded
+from services.query.results import FoundImage, ResultReader
+from services.query.tagging import PartTagger, needs_vectors
 
 __all__ = ["Answer", "Plan", "Search"]
 
 # The vector store's reason where it does not have a collection's index.
 _INDEX_MISSING: Final = "INDEX_MISSING"
+# A list of titles is at least so long, so that ranks deeper than a page count too.
+_LEAST_TITLES: Final = 100
 
 _STAGE_SECONDS = Histogram(
     "saccade_query_stage_seconds",
@@ -50,8 +53,9 @@ class Plan:
     """How a query was carried out; filled while it is. Timings are (stage, seconds), in order."""
 
     reading: str
-    exact: bool = False
-    nprobe: int = 0
+    generation: Generation
+    calibrated: bool = False
+    searches: list[MadeSearch] = field(default_factory=list)
     filter_selectivity: float = 1.0
     candidates: int = 0
     degraded: list[str] = field(default_factory=list)
@@ -84,20 +88,23 @@ class Search:
 
     def __init__(
         self,
+        *,
         collections: Collections,
         embedder: PartEmbedder,
+        tagger: PartTagger,
         vectors: VectorStore,
         reader: ResultReader,
-        *,
-        count_patience_s: float,
+        calibrations: Calibrations,
     ) -> None:
-        """Ask these; counting what a filter passes may take `count_patience_s`."""
+        """Ask these."""
         self._collections = collections
         self._embedder = embedder
+        self._tagger = tagger
         self._vectors = vectors
         self._reader = reader
+        self._calibrations = calibrations
+        self._planner = SearchPlanner(vectors, collections)
         self._candidates = CandidateSearch(vectors)
-        self._count_patience_s = count_patience_s
 
     async def run(self, query: SearchQuery) -> Answer:
         """Answer a query.
@@ -119,56 +126,96 @@ class Search:
     async def _run(self, query: SearchQuery) -> Answer:
         collection = await self._collections.get(query.collection)
         generation = Generation.of(collection)
+        calibration = self._calibrations.of(collection.fingerprint)
         plan = Plan(
             reading(query.parts, query.relations),
-            exact=query.params.exact,
-            nprobe=self._vectors.nprobe(generation, query.params),
+            generation,
+            calibrated=calibration.measured,
             trace_id=trace_id(),
         )
         with plan.stage("embed"):
-            embedded = await self._embed(query, collection)
-            plan.degraded.extend(embedded.degraded)
-        # One more than the page holds tells whether there is another page.
-        needed = len(query.shown) + len(query.named_images) + query.top_k + 1
-        with plan.stage("candidates"):
-            ids, plan.filter_selectivity = await both(
-                self._candidates.find(query, generation, embedded.parts, needed),
-                self._selectivity(query, generation, plan),
-            )
-        with plan.stage("segments"):
-            gathered = await self._candidates.bring(query, generation, ids)
-        plan.candidates = len(gathered.candidates.ids)
+            parts = await self._embed(query, collection, plan)
+        found = await self._find(query, generation, parts, plan)
+        plan.candidates = len(found.gathered.candidates.ids)
         _CANDIDATES.observe(plan.candidates)
         with plan.stage("rank"):
-            ranking = await asyncio.to_thread(_Ranking, query, embedded, gathered)
+            ranking = await asyncio.to_thread(Ranking, query, parts, found, calibration)
         with plan.stage("fetch"):
             results, more = await self._page(query, ranking)
         return Answer(tuple(results), _next_token(query, results) if more else "", plan)
 
-    async def _embed(self, query: SearchQuery, collection: CollectionRecord) -> Embedded:
-        return await self._embedder.embed(
-            query.parts, collection, query.params.consistency, with_segments=query.segment_weight > 0
+    async def _find(
+        self, query: SearchQuery, generation: Generation, parts: tuple[PartVectors, ...], plan: Plan
+    ) -> Found:
+        """Candidates with what they are ranked by."""
+        # One more than the page holds tells whether there is another page.
+        needed = len(query.shown) + len(query.named_images) + query.top_k + 1
+        if query.mode is Mode.TAGS:
+            with plan.stage("candidates"):
+                return Found(await self._by_tags(query, generation, parts, plan))
+        with plan.stage("candidates"):
+            titles = self._titles(query, generation, needed)
+            if not parts:
+                by_title = await titles
+                return Found(bare(list(by_title), generation), by_title)
+            index_plan = await self._planner.plan(query, generation, parts)
+            plan.searches = index_plan.made()
+            selectivity = index_plan.selectivity(query.mode)
+            if selectivity is None:
+                plan.degraded.append("filter_selectivity: counting what the filter passes takes too long")
+            plan.filter_selectivity = selectivity or 0.0
+            ids, by_title = await both(self._candidates.find(query, index_plan, parts, needed), titles)
+        with plan.stage("segments"):
+            names = list(dict.fromkeys([*ids, *by_title]))
+            return Found(await self._candidates.bring(query, generation, names), by_title)
+
+    async def _embed(self, query: SearchQuery, collection: CollectionRecord, plan: Plan) -> tuple[PartVectors, ...]:
+        """The parts' vectors and, where tags count, their tags."""
+        by_tags = query.mode is Mode.TAGS
+        wanted = [part for part in query.parts if not by_tags or needs_vectors(part)]
+        embedded = await self._embedder.embed(
+            wanted, collection, query.params.consistency, with_segments=query.segment_weight > 0 or query.tag_weight > 0
         )
+        plan.degraded.extend(embedded.degraded)
+        made = iter(embedded.parts)
+        nothing = np.zeros(collection.dimension, dtype=np.float32)
+        vectors = tuple(
+            next(made) if not by_tags or needs_vectors(part) else PartVectors.single(part.weight, nothing)
+            for part in query.parts
+        )
+        return await self._tagger.tagged(query.parts, vectors, collection) if query.tag_weight > 0 else vectors
 
-    async def _selectivity(self, query: SearchQuery, generation: Generation, plan: Plan) -> float:
-        """Share of the images (in SEGMENT mode, of the segments) that the filter passes; 0 where it is not known."""
-        by_segment = query.mode is Mode.SEGMENT
-        where = query.segment_where if by_segment else query.image_where
-        if not where:
-            return 1.0
-        kind = self._vectors.count_segments if by_segment else self._vectors.count_images
-        count = partial(kind, generation, consistency=query.params.consistency)
-        try:
-            # A number for people is not worth a slow answer.
-            with call_deadline(self._count_patience_s):
-                passing, every = await both(count(where=where), count())
-        except SaccadeError as exc:
-            plan.degraded.append(f"filter_selectivity: {exc.message}")
-            return 0.0
-        # The two counts are not of one moment.
-        return min(1.0, passing / every) if every else 1.0
+    async def _by_tags(
+        self, query: SearchQuery, generation: Generation, parts: tuple[PartVectors, ...], plan: Plan
+    ) -> Gathered:
+        names = list(dict.fromkeys(name for part in parts if part.weight > 0 for name in part.tags))
+        plan.degraded += [
+            f"parts[{asked.index}]: has no tags"
+            for asked, part in zip(query.parts, parts, strict=True)
+            if not part.tags
+        ]
+        if parts and not names:
+            return bare([], generation, ())
+        where = join_filters(carries_any(names) if names else "", query.image_where)
+        gathered = await self._candidates.tagged(query, generation, where)
+        if len(gathered.candidates.ids) == MOST_TAGGED:
+            plan.degraded.append(f"tags: more than {MOST_TAGGED:,} images carry them; the first ones by id are ranked")
+        return gathered
 
-    async def _page(self, query: SearchQuery, ranking: "_Ranking") -> tuple[list[FoundImage], bool]:
+    async def _titles(self, query: SearchQuery, generation: Generation, needed: int) -> dict[str, float]:
+        """Images whose title or description has the words, with their BM25 scores, best first."""
+        if not query.title_text:
+            return {}
+        hits = await self._vectors.search_titles(
+            generation,
+            query.title_text,
+            limit=max(needed, _LEAST_TITLES),
+            where=query.image_where,
+            consistency=query.params.consistency,
+        )
+        return {hit.id: hit.score for hit in hits}
+
+    async def _page(self, query: SearchQuery, ranking: Ranking) -> tuple[list[FoundImage], bool]:
         """A full page if there are so many, and whether something is left; what is gone makes room for the next."""
         results: list[FoundImage] = []
         left = ranking.order
@@ -181,58 +228,6 @@ class Search:
             # Before those that rank below them all: what was folded into something that is gone stands for itself.
             left = [heir for index in gone for heir in ranking.heirs(index)] + left
         return results, bool(left)
-
-
-class _Ranking:
-    """Candidates that may be shown, best first."""
-
-    def __init__(self, query: SearchQuery, embedded: Embedded, gathered: Gathered) -> None:
-        self._query = query
-        self._gathered = gathered
-        wishes = Wishes(
-            tuple(part.placement for part in query.parts),
-            tuple(part.count for part in query.parts),
-            query.relations,
-            query.position_weight,
-        )
-        fusion = Fusion(query.whole_weight, query.segment_weight)
-        self._scores = Scores(embedded.parts, gathered.candidates, fusion, wishes)
-        ids = gathered.candidates.ids
-        passing = [index for index in self._scores.order(query.min_score) if ids[index] not in query.named_images]
-        shown = [index for index in passing if image_digest(ids[index]) in query.shown]
-        known = set(shown)
-        self.order = [index for index in passing if index not in known]
-        self._duplicates: dict[int, list[int]] = {}
-        if gathered.vectors is not None and query.fold_duplicates:
-            self._duplicates = folded(self.order, gathered.vectors, shown)
-            self.order = list(self._duplicates)
-        if gathered.vectors is not None and query.diversity:
-            self.order = diversified(self.order, self._scores.scores, gathered.vectors, query.diversity, shown)
-
-    def heirs(self, index: int) -> list[int]:
-        """What takes the place of a result that is gone: the best of its near-duplicates, with the others under it."""
-        alike = self._duplicates.get(index, [])
-        if alike:
-            self._duplicates[alike[0]] = alike[1:]
-        return alike[:1]
-
-    def ranked(self, index: int) -> Ranked:
-        """One of them, with its matches."""
-        return Ranked(
-            id=self._gathered.candidates.ids[index],
-            score=float(self._scores.scores[index]),
-            matches=tuple(
-                (self._query.parts[match.part].index, self._gathered.segments[match.row], match.similarity)
-                for match in self._scores.matches(index)
-            ),
-            score_parts=tuple(self._explained(index)) if self._query.explain else (),
-            duplicates=tuple(self._gathered.candidates.ids[other] for other in self._duplicates.get(index, ())),
-        )
-
-    def _explained(self, index: int) -> Iterator[PartScore]:
-        """How a score came about, by the request's own parts."""
-        for row in self._scores.explain(index):
-            yield row if row.part is None else replace(row, part=self._query.parts[row.part].index)
 
 
 def _next_token(query: SearchQuery, results: list[FoundImage]) -> str:

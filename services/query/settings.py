@@ -32,7 +32,7 @@ class QuerySettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings, 
 
     max_searches: _PositiveInt = Field(16, description="Calls worked on at a time; more wait their turn")
     max_waiting: int = Field(64, ge=0, description="Calls that wait for their turn; more are refused for the moment")
-    count_patience_s: _PositiveSeconds = Field(
-        0.5, description="How long counting what a filter passes may take; beyond, the plan says that it is not known"
+    calibrations_dir: str = Field(
+        "", description="Folder of calibrations that benchmarks.tune_ranking wrote, beside those shipped; empty: none"
     )
     collection_ttl_s: _PositiveSeconds = Field(2.0, description="How long what is known of a collection is trusted")

@@ -196,7 +196,7 @@ async def test_what_does_not_fit_is_refused_by_name(store: VectorStore, generati
     bad_rows = {
         "rows[1].vector": replace(good, vector=vector[:2]),
         "rows[1].tags[1]": replace(good, tags={"ok": 1.0, "x" * 257: 1.0}),
-        "rows[1].tags": replace(good, tags=tuple(f"t{number}" for number in range(1_025))),
+        "rows[1].tags": replace(good, tags={f"t{number}": 1.0 for number in range(1_025)}),
         "rows[1].metadata": replace(good, metadata={"long": "x" * 70_000}),
     }
     for field, row in bad_rows.items():
