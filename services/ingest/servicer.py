@@ -12,7 +12,7 @@ from saccade.ingest.v1 import ingest_service_pb2_grpc
 from services.common.deadline import call_deadline
 from services.common.errors import InvalidArgument, Overloaded, Unimplemented
 from services.common.pages import page_size, read_token, write_token
-from services.common.records import check_collection_name
+from services.common.records import CollectionRecord, check_collection_name
 from services.common.vectors import FilterTarget, compile_filter
 from services.ingest.check import new_image
 from services.ingest.collections import Collections
@@ -138,16 +138,14 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     ) -> pb.CreateCollectionResponse:
         """Make a collection."""
         record = await self._collections.create(new_collection(request.collection))
-        message = collection_to_message(record, await self._collections.counts(record))
-        return pb.CreateCollectionResponse(collection=message)
+        return pb.CreateCollectionResponse(collection=await self._counted(record))
 
     async def GetCollection(  # noqa: N802
         self, request: pb.GetCollectionRequest, context: _Context
     ) -> pb.GetCollectionResponse:
         """One collection with its counts."""
         record = await self._collections.get(request.name, "name")
-        message = collection_to_message(record, await self._collections.counts(record))
-        return pb.GetCollectionResponse(collection=message)
+        return pb.GetCollectionResponse(collection=await self._counted(record))
 
     async def ListCollections(  # noqa: N802
         self, request: pb.ListCollectionsRequest, context: _Context
@@ -161,7 +159,7 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
 
         async def counted(index: int) -> pb.Collection:
             async with slots:
-                return collection_to_message(records[index], await self._collections.counts(records[index]))
+                return await self._counted(records[index])
 
         messages = await asyncio.gather(*(counted(i) for i in range(len(records))))
         return pb.ListCollectionsResponse(collections=messages, next_page_token=write_token(question, after))
@@ -231,6 +229,10 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: _Context) -> pb.CancelJobResponse:  # noqa: N802
         """Stop a job."""
         return pb.CancelJobResponse(job=job_to_message(await self._jobs.cancel(request.id)))
+
+    async def _counted(self, record: CollectionRecord) -> pb.Collection:
+        counts = await self._collections.counts(record)
+        return collection_to_message(record, counts, job=await self._jobs.at_work_on(record))
 
     async def _create(self, request: pb.CreateImageRequest, *, interactive: bool) -> pb.CreateImageResponse:
         if not request.HasField("image"):

@@ -98,8 +98,8 @@ def new_collection(message: pb.Collection) -> NewCollection:
     )
 
 
-def collection_to_message(record: CollectionRecord, counts: Counts) -> pb.Collection:
-    """A collection with its counts."""
+def collection_to_message(record: CollectionRecord, counts: Counts, *, job: str = "") -> pb.Collection:
+    """A collection with its counts; `job` works on it."""
     message = pb.Collection(
         name=record.name,
         description=record.description,
@@ -118,7 +118,7 @@ def collection_to_message(record: CollectionRecord, counts: Counts) -> pb.Collec
         segment_count=counts.segments,
         pending_count=counts.pending,
         previous_generation=record.previous.number if record.previous is not None else 0,
-        job=record.job,
+        job=job,
     )
     message.create_time.FromMilliseconds(record.created_at_ms)
     return message

@@ -1,13 +1,15 @@
 """Jobs of a real ingest process: the next generation of an index, the way back, and tags chosen anew."""
 
-from collections.abc import Iterator
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import grpc
 import pytest
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from services.common.errors import NotFound
 from services.common.records import CollectionRecord, collection_key
 from services.common.settings import VectorSettings
 from services.common.vectors import Consistency, Generation, VectorStore
@@ -33,6 +35,7 @@ from tests.integration.ingest_support import (
     tagged,
 )
 
+_T = TypeVar("_T")
 JOB_T = 60
 """Longest that a job may take, in seconds."""
 RUNNING, SUCCEEDED = pb.Job.STATE_RUNNING, pb.Job.STATE_SUCCEEDED
@@ -92,32 +95,47 @@ def record_of(stack: Stack, name: str) -> CollectionRecord:
     return CollectionRecord.model_validate_json(read(stack, collection_key(name)))
 
 
-async def rows_of(stack: Stack, record: CollectionRecord) -> tuple[dict[str, list[str]], dict[str, int]]:
+def rows_of(stack: Stack, record: CollectionRecord) -> tuple[dict[str, list[str]], dict[str, int]]:
     """Images of a generation with their tags, and how many segments each has."""
-    vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
-    try:
+
+    async def look(vectors: VectorStore) -> tuple[dict[str, list[str]], dict[str, int]]:
         generation = Generation.of(record)
         ids = await vectors.list_image_ids(generation, where="", limit=1_000)
         images = await vectors.get_images(generation, ids, consistency=Consistency.STRONG)
         assert all(len(row.vector) == record.dimension for row in images.values())
         segments = {i: len(await vectors.get_segments(generation, i, consistency=Consistency.STRONG)) for i in ids}
-    finally:
-        await vectors.close()
-    return {i: list(row.tags) for i, row in images.items()}, segments
+        return {i: list(row.tags) for i, row in images.items()}, segments
+
+    return index(stack, look)
 
 
-async def exists(stack: Stack, record: CollectionRecord) -> bool:
-    vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
-    try:
-        await vectors.count_images(Generation.of(record))
-    except Exception as exc:  # noqa: BLE001 - any refusal of a missing collection will do
-        return "INDEX_MISSING" != getattr(exc, "reason", "")
-    finally:
-        await vectors.close()
-    return True
+def exists(stack: Stack, record: CollectionRecord) -> bool:
+    """Whether the index has this generation."""
+
+    async def look(vectors: VectorStore) -> bool:
+        try:
+            await vectors.count_images(Generation.of(record))
+        except NotFound:
+            return False
+        return True
+
+    return index(stack, look)
 
 
-async def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:
+def index(stack: Stack, look: Callable[[VectorStore], Awaitable[_T]]) -> _T:
+    """Look at the index behind the service's back."""
+
+    async def run() -> _T:
+        vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
+        try:
+            return await look(vectors)
+        finally:
+            await vectors.close()
+
+    return asyncio.run(run())
+
+
+def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:
     before = get(ingest, collection, "i0", include_masks=True)
     first = record_of(stack, collection)
     job = ended(ingest, reindex(ingest, collection, model="demo"))
@@ -128,13 +146,12 @@ async def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, c
     assert (found.image_count, found.pending_count) == (6, 0)
     record = record_of(stack, collection)
     assert record.dimension != first.dimension
-    images, segments = await rows_of(stack, record)
-    assert images == (await rows_of(stack, first))[0]
+    images, segments = rows_of(stack, record)
+    assert images == (rows_of(stack, first))[0]
     # Segments, masks and tags stay as they were: no segmenter ran.
-    after = get(ingest, collection, "i0", include_masks=True, include_vectors=True)
+    after = get(ingest, collection, "i0", include_masks=True)
     assert [s.mask for s in after.segments] == [s.mask for s in before.segments]
     assert after.tags == before.tags
-    assert len(after.segments[0].vector.values if hasattr(after.segments[0].vector, "values") else [1])
     assert segments["i0"] == len(before.segments)
 
     # What is made, changed and removed under the new model is right under the old one, too.
@@ -146,7 +163,7 @@ async def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, c
     assert back.state == SUCCEEDED, back
     found = collection_of(ingest, collection)
     assert (found.model, found.generation, found.previous_generation) == ("toy", 1, 2)
-    images, segments = await rows_of(stack, record_of(stack, collection))
+    images, segments = rows_of(stack, record_of(stack, collection))
     assert sorted(images) == ["i0", "i1", "i2", "i4", "i5", "new"]
     assert "changed" in images["i2"]
     assert segments["new"] == len(get(ingest, collection, "new").segments)
@@ -158,8 +175,8 @@ async def test_another_model_and_back(stack: Stack, ingest: IngestServiceStub, c
     assert "of 6 sampled searches keep their top result" in third.detail
     found = collection_of(ingest, collection)
     assert (found.generation, found.previous_generation, found.index.nlist) == (3, 1, 16)
-    assert not await exists(stack, record)
-    assert (await rows_of(stack, record_of(stack, collection))) == (images, segments)
+    assert not exists(stack, record)
+    assert rows_of(stack, record_of(stack, collection)) == (images, segments)
 
 
 def test_one_job_at_a_time_and_bad_questions(ingest: IngestServiceStub, collection: str) -> None:
@@ -206,9 +223,7 @@ def test_jobs_are_listed_newest_first(ingest: IngestServiceStub) -> None:
     assert ingest.CancelJob(pb.CancelJobRequest(id=made[0]), timeout=T).job.state == SUCCEEDED
 
 
-async def test_a_cancelled_job_takes_away_what_it_built(
-    stack: Stack, ingest: IngestServiceStub, collection: str
-) -> None:
+def test_a_cancelled_job_takes_away_what_it_built(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:
     ended(ingest, reindex(ingest, collection))
     live = record_of(stack, collection)
     job = reindex(ingest, collection, model="demo")
@@ -220,8 +235,8 @@ async def test_a_cancelled_job_takes_away_what_it_built(
     assert (found.generation, found.model) == (2, "toy")
     assert counts(ingest, collection)[0] == 6
     third = live.model_copy(update={"generation": 3})
-    assert not await exists(stack, third)
-    assert await exists(stack, live)
+    assert not exists(stack, third)
+    assert exists(stack, live)
     # The next one goes well.
     assert ended(ingest, reindex(ingest, collection, model="demo")).state == SUCCEEDED
 

@@ -126,6 +126,11 @@ class Jobs:
             await self._store.close(job_id)
         return job
 
+    async def at_work_on(self, record: CollectionRecord) -> str:
+        """Id of the job that works on the collection; empty: none does."""
+        job = await self._store.find(record.job) if record.job else None
+        return job.id if job is not None and job.running else ""
+
     async def start_growth(self, record: CollectionRecord) -> JobRecord:
         """Start building a collection's index anew for as many rows as there are now."""
         target = record.live.model_dump(mode="json")
