@@ -30,6 +30,7 @@ from services.query.domain import (
     Upload,
 )
 from services.query.paging import image_digest, write_token
+from services.query.ranking import Fusion
 from services.query.request import read_search
 
 LIMITS = ImageLimits(max_bytes=10_000)
@@ -61,6 +62,7 @@ def own(*values: float, shape: tuple[int, ...] | None = None) -> pb.SearchReques
     return request(pb.Part(vector=to_tensor(np.array(values, dtype=np.float32).reshape(shape or (-1,)))))
 
 
+OWLS = types_pb2.Filter(tags=types_pb2.Filter.Tags(names=["owl"]))
 LEFT = pb.Placement(place=pb.Placement.PLACE_LEFT)
 TWO = (pb.Part(text="x"), pb.Part(text="y"))
 
@@ -121,7 +123,32 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
     "segment of a picture sent": (region(image=PNG, segment_index=1), "parts[0].region.segment_index", "image_id"),
     "segment and box": (region(image_id="a", segment_index=1, box=BOX), "parts[0].region.segment_index", "without"),
     "mode unknown": (request(mode=9), "mode", "none of"),
-    "mode TAGS": (request(mode=pb.SEARCH_MODE_TAGS), "mode", "not offered"),
+    "place in mode TAGS": (
+        request(pb.Part(text="x", placement=LEFT), mode=pb.SEARCH_MODE_TAGS),
+        "parts[0].placement",
+        "segments",
+    ),
+    "no parts and no filter in mode TAGS": (
+        pb.SearchRequest(collection="owls", mode=pb.SEARCH_MODE_TAGS),
+        "parts",
+        "1 to 16",
+    ),
+    "no parts, only a filter": (pb.SearchRequest(collection="owls", filter=OWLS), "parts", "1 to 16"),
+    "title of blanks": (request(title_text=" \n"), "title_text", "blank"),
+    "title of 2,001": (request(title_text="x" * 2_001), "title_text", "2000"),
+    "title of segments": (request(title_text="owl", mode=pb.SEARCH_MODE_SEGMENT), "title_text", "WHOLE or HYBRID"),
+    "title of tags": (request(title_text="owl", mode=pb.SEARCH_MODE_TAGS), "title_text", "WHOLE or HYBRID"),
+    "modifier of a text": (request(pb.Part(text="x", modifier="y")), "parts[0].modifier", "one text"),
+    "modifier of blanks": (request(pb.Part(image_id="a", modifier=" ")), "parts[0].modifier", "empty"),
+    "modifier of 2,001": (request(pb.Part(image_id="a", modifier="x" * 2_001)), "parts[0].modifier", "2000"),
+    "modifier of what is unwanted": (
+        request(pb.Part(text="x"), pb.Part(image_id="a", modifier="y", weight=-1)),
+        "parts[1].modifier",
+        "positive",
+    ),
+    "target_recall above 1": (request(target_recall=1.1), "target_recall", "[0, 1]"),
+    "target_recall negative": (request(target_recall=-0.1), "target_recall", "[0, 1]"),
+    "target_recall NaN": (request(target_recall=math.nan), "target_recall", "[0, 1]"),
     "top_k a million": (request(top_k=1_000_000), "top_k", "at most 100"),
     "top_k 101": (request(top_k=101), "top_k", "at most 100"),
     "min_score NaN": (request(min_score=math.nan), "min_score", "[0, 1]"),
@@ -132,8 +159,9 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
     "page_token": (request(page_token="2"), "page_token", "no token"),
     "weights.whole negative": (request(weights=pb.Weights(whole=-1)), "weights.whole", ">= 0"),
     "weights.segment NaN": (request(weights=pb.Weights(segment=math.nan)), "weights.segment", "finite"),
-    "weights both 0": (request(weights=pb.Weights(whole=0, segment=0)), "weights", "both be 0"),
-    "weights.tag": (request(weights=pb.Weights(tag=0.1)), "weights.tag", "not offered"),
+    "weights both 0": (request(weights=pb.Weights(whole=0, segment=0, tag=1)), "weights", "both be 0"),
+    "weights.tag negative": (request(weights=pb.Weights(tag=-0.1)), "weights.tag", ">= 0"),
+    "weights.tag infinite": (request(weights=pb.Weights(tag=math.inf)), "weights.tag", "finite"),
     "weights.position": (request(weights=pb.Weights(position=1.1)), "weights.position", "[0, 1]"),
     "weights.position NaN": (request(weights=pb.Weights(position=math.nan)), "weights.position", "[0, 1]"),
     "relation without a kind": (request(*TWO, relations=[pb.Relation(second=1)]), "relations[0].kind", "LEFT_OF"),
@@ -241,7 +269,9 @@ def test_a_wrong_field_is_named(message: pb.SearchRequest, field: str, words: st
 def test_defaults() -> None:
     query = read(request())
     assert query.mode is Mode.HYBRID
-    assert (query.whole_weight, query.segment_weight) == (0.4, 0.6)
+    standard = Fusion()
+    assert (query.whole_weight, query.segment_weight) == (standard.whole, standard.segment)
+    assert (query.tag_weight, query.title_text, query.target_recall) == (standard.tag, "", 0.0)
     assert (query.top_k, query.min_score, query.shown) == (10, 0.0, frozenset())
     assert (query.image_where, query.segment_where) == ("", "")
     assert query.params.consistency is Consistency.BOUNDED
@@ -292,20 +322,6 @@ def test_a_vector_comes_out_with_length_one(scale: float) -> None:
     assert isinstance(content, OwnVector)
     assert content.vector.dtype == np.float32
     assert content.vector.tolist() == pytest.approx([0.6, 0.8])
-
-
-@pytest.mark.parametrize(
-    ("mode", "weights", "expected"),
-    [
-        (pb.SEARCH_MODE_WHOLE, pb.Weights(segment=9), (1, 0)),
-        (pb.SEARCH_MODE_SEGMENT, pb.Weights(), (0, 1)),
-        (pb.SEARCH_MODE_HYBRID, pb.Weights(whole=2), (2, 0.6)),
-        (pb.SEARCH_MODE_UNSPECIFIED, pb.Weights(whole=0.5, segment=0), (0.5, 0)),
-    ],
-)
-def test_what_kinds_count(mode: pb.SearchMode.ValueType, weights: pb.Weights, expected: tuple[float, float]) -> None:
-    query = read(request(mode=mode, weights=weights))
-    assert (query.whole_weight, query.segment_weight) == expected
 
 
 def test_the_filter_speaks_of_what_the_mode_searches() -> None:
