@@ -50,6 +50,14 @@ smoke: $(INSTALLED) ## One search of each kind on a fresh stack (SMOKE_ENGINES=r
 eval: $(INSTALLED) ## Measure retrieval, segmentation and tags through the services
 	$(BIN)/python -m benchmarks.evaluate
 
+.PHONY: tune
+tune: $(INSTALLED) ## Calibrate scores and choose the weights of the ranking (build/tuning.json)
+	$(BIN)/python -m benchmarks.tune_ranking
+
+.PHONY: recall
+recall: $(INSTALLED) tools ## Measure the recall of the index against exact search (build/recall.json)
+	$(BIN)/python -m benchmarks.recall
+
 .PHONY: test
 test: $(INSTALLED) tools ## All tests
 	$(PYTEST) tests

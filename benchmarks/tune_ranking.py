@@ -1,15 +1,14 @@
 """Calibrates scores for a model and chooses the weights of the ranking: `python -m benchmarks.tune_ranking`.
 
-Without options: the demo's model, on the 200 gallery scenes that are not for evaluation. `--labels FILE` takes a folder of
-one's own (saccade.labels says how its labels look), with the model that SACCADE_MODEL names. The model is run in this
-process; no service and no engine is needed.
+Without options: the demo's model, on the 200 gallery scenes that are not for evaluation. `--labels FILE` takes a folder
+of one's own (saccade.labels says how its labels look), with the model that SACCADE_MODEL names. The model is run in
+this process; no service and no engine is needed.
 
 First a logistic curve is fitted for every kind of comparison (services.query.calibration), matches and others weighing
-the same; `--write` keeps them in services/query/calibrations, or in a folder for the query service's calibrations_dir.
-Then the weights of whole, segment and tag, the weight of a picture as one thing and the sharpness of the mean are
-searched on a grid. Of the settings with which hybrid mode loses the least to the better of whole and segment mode in any
-class of queries (within 0.01 of the best) the one with the greatest mean over all classes is taken. The report is in
-build/tuning.json.
+the same; `--write FOLDER` keeps them as a file for the query service's calibrations_dir. Then the weights of whole,
+segment and tag, the weight of a picture as one thing and the sharpness of the mean are searched on a grid. Of the
+settings with which hybrid mode loses the least to the better of whole and segment mode in any class of queries (within
+0.01 of the best) the one with the greatest mean over all classes is taken. The report is in build/tuning.json.
 """
 
 import asyncio
@@ -47,7 +46,7 @@ GRID: Final = tuple(
 # Keeps curves of classes that hardly overlap from becoming steps.
 RIDGE: Final = 3e-4
 NEAR_BEST: Final = 0.01
-# What kind of comparison is fitted on which classes of queries: (class, whole images or segments, as one thing).
+# What kind of comparison is fitted on which classes of queries.
 _FITS: Final[Mapping[Comparison, tuple[str, ...]]] = {
     Comparison.TEXT_WHOLE: ("captions", "names"),
     Comparison.TEXT_SEGMENT: ("names",),
@@ -168,32 +167,10 @@ def excluded(asked: Asked, calibration: Calibration, fusion: Fusion) -> dict[str
     }
 
 
-async def _embedded(
-    labels: Path | None, demo_dir: Path, limit: int, queries: int, console: Console
-) -> tuple[Asked, ModelInfo]:
-    settings = EmbedderSettings(demo_dir=demo_dir, max_waiting_analyses=4096, max_waiting_items=4096)
-    engines = Engines(settings, load_encoders(settings)[:1], load_segmenter(settings))
-    await engines.start()
-    try:
-        plan = own_plan(labels, limit, queries) if labels else demo_plan(demo_dir, limit, queries, split="gallery")
-        with console.status("embedding") as status:
-            return await embed_plan(engines.named(), plan, status.update), engines.named().info
-    finally:
-        await engines.close()
-
-
-def main(
-    labels: Annotated[Path | None, typer.Option(help="A labels file of your own")] = None,
-    demo_dir: Annotated[Path, typer.Option(help="The demo's folder")] = Path("demo"),
-    limit: Annotated[int, typer.Option(help="Most images; 0: all")] = 0,
-    queries: Annotated[int, typer.Option(help="Most queries of a kind")] = 300,
-    write: Annotated[Path | None, typer.Option(help=f"Folder to keep the calibration in, such as {SHIPPED}")] = None,
-    out: Annotated[Path, typer.Option(help="The report")] = Path("build/tuning.json"),
-) -> None:
-    """Calibrate scores for a model and choose the weights of the ranking."""
-    console = Console()
-    asked, info = asyncio.run(_embedded(labels, demo_dir, limit, queries, console))
-    calibration = fitted(asked)
+def _search(
+    asked: Asked, calibration: Calibration, console: Console
+) -> tuple[list[Result], dict[str, float], dict[str, float]]:
+    """What every setting of the grid gives, and whole and segment mode by themselves."""
     whole, segment = (measure(asked, calibration, fusion) for fusion in (Fusion(1, 0), Fusion(0, 1)))
     results = []
     alone: dict[tuple[float, float], dict[str, float]] = {}
@@ -207,6 +184,36 @@ def main(
                 alone[key] = measure(asked, calibration, Fusion(0, 1, 0, *key))
             loss = max(max(whole[name], alone[key][name]) - value for name, value in values.items())
             results.append(Result(fusion, values, loss))
+    return results, whole, segment
+
+
+async def _embedded(
+    labels: Path | None, demo_dir: Path, *, limit: int, queries: int, console: Console
+) -> tuple[Asked, ModelInfo]:
+    settings = EmbedderSettings(demo_dir=demo_dir, max_waiting_analyses=4096, max_waiting_items=4096)
+    engines = Engines(settings, load_encoders(settings)[:1], load_segmenter(settings))
+    await engines.start()
+    try:
+        plan = own_plan(labels, limit, queries) if labels else demo_plan(demo_dir, limit, queries, split="gallery")
+        with console.status("embedding") as status:
+            return await embed_plan(engines.named(), plan, status.update), engines.named().info
+    finally:
+        await engines.close()
+
+
+def main(  # noqa: PLR0917 - typer's options come by name
+    labels: Annotated[Path | None, typer.Option(help="A labels file of your own")] = None,
+    demo_dir: Annotated[Path, typer.Option(help="The demo's folder")] = Path("demo"),
+    limit: Annotated[int, typer.Option(help="Most images; 0: all")] = 0,
+    queries: Annotated[int, typer.Option(help="Most queries of a kind")] = 300,
+    write: Annotated[Path | None, typer.Option(help=f"Folder to keep the calibration in, such as {SHIPPED}")] = None,
+    out: Annotated[Path, typer.Option(help="The report")] = Path("build/tuning.json"),
+) -> None:
+    """Calibrate scores for a model and choose the weights of the ranking."""
+    console = Console()
+    asked, info = asyncio.run(_embedded(labels, demo_dir, limit=limit, queries=queries, console=console))
+    calibration = fitted(asked)
+    results, whole, segment = _search(asked, calibration, console)
     best = choose(results)
     default = next((result for result in results if result.fusion == Fusion()), best)
     table = Table("queries", "whole", "segment", "hybrid, default", "hybrid, best", box=None, header_style="bold")
