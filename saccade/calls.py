@@ -1,6 +1,6 @@
 """The unary calls of the three services, once: their arguments, their requests, and what their answers mean.
 
-Those that no service offers yet are not here: jobs.
+Those of jobs are in saccade.job_calls; those that no service offers yet are not here.
 Client and AsyncClient are two faces of this list. A function here builds a `Call` or a `Pages` and touches no network.
 """
 

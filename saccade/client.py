@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from saccade import calls
+from saccade import calls, job_calls
 from saccade.channel import channel_options
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from saccade.errors import ApiError, api_error
@@ -172,6 +172,10 @@ class Client(_Base):
     get_collection = _now(calls.get_collection)
     delete_collection = _now(calls.delete_collection)
     project_images = _now(calls.project_images)
+    reindex_collection = _now(job_calls.reindex_collection)
+    retag_collection = _now(job_calls.retag_collection)
+    get_job = _now(job_calls.get_job)
+    cancel_job = _now(job_calls.cancel_job)
     put_vocabulary = _now(calls.put_vocabulary)
     get_vocabulary = _now(calls.get_vocabulary)
     get_model = _now(calls.get_model)
@@ -182,6 +186,7 @@ class Client(_Base):
     list_images = _all_now(calls.list_images)
     list_tags = _all_now(calls.list_tags)
     list_collections = _all_now(calls.list_collections)
+    list_jobs = _all_now(job_calls.list_jobs)
 
     def call(self, call: calls.Call[R]) -> R:
         """Make a call that saccade.calls has built."""
@@ -267,6 +272,10 @@ class AsyncClient(_Base):
     get_collection = _soon(calls.get_collection)
     delete_collection = _soon(calls.delete_collection)
     project_images = _soon(calls.project_images)
+    reindex_collection = _soon(job_calls.reindex_collection)
+    retag_collection = _soon(job_calls.retag_collection)
+    get_job = _soon(job_calls.get_job)
+    cancel_job = _soon(job_calls.cancel_job)
     put_vocabulary = _soon(calls.put_vocabulary)
     get_vocabulary = _soon(calls.get_vocabulary)
     get_model = _soon(calls.get_model)
@@ -277,6 +286,7 @@ class AsyncClient(_Base):
     list_images = _all_soon(calls.list_images)
     list_tags = _all_soon(calls.list_tags)
     list_collections = _all_soon(calls.list_collections)
+    list_jobs = _all_soon(job_calls.list_jobs)
 
     async def call(self, call: calls.Call[R]) -> R:
         """Make a call that saccade.calls has built."""

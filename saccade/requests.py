@@ -27,7 +27,9 @@ __all__ = [
     "Box",
     "Consistency",
     "Filter",
+    "IndexKind",
     "Method",
+    "Metric",
     "Mode",
     "NewImage",
     "Picture",
@@ -39,6 +41,7 @@ __all__ = [
     "content_of",
     "is_url",
     "make_filter",
+    "make_index",
     "make_part",
     "make_region",
     "make_relation",
@@ -61,7 +64,9 @@ Box: TypeAlias = tuple[float, float, float, float]
 Point: TypeAlias = tuple[float, float] | tuple[float, float, bool]
 """x, y as fractions of the image's sides; a third True: a point outside the wanted region."""
 
+IndexKind = Literal["", "ivf_flat", "hnsw", "flat", "lsh"]
 Method = Literal["", "pca", "umap"]
+Metric = Literal["", "cosine", "l2", "ip"]
 Mode = Literal["", "whole", "segment", "hybrid", "tags"]
 Place = Literal["left", "right", "top", "bottom", "center"]
 RelationKind = Literal["left_of", "right_of", "above", "below", "near", "inside"]
@@ -167,6 +172,27 @@ def make_region(
     if box is None and not region.points and segment is None:
         raise ValueError("a region needs a box, points, or the index of a stored image's segment")
     return region
+
+
+def make_index(
+    kind: IndexKind = "", *, metric: Metric = "", target_recall: float = 0.0, nlist: int = 0, nprobe: int = 0
+) -> ingest_service_pb2.IndexSpec:
+    """How a collection is indexed; what is left out the service chooses.
+
+    Args:
+        kind: ivf_flat, hnsw, flat or lsh ("": ivf_flat).
+        metric: cosine, l2 or ip ("": cosine).
+        target_recall: Recall@10 to aim for, in (0, 1]; 0 for 0.95.
+        nlist: Lists of ivf_flat; 0: as many as the rows want, and more as they grow.
+        nprobe: Lists searched, or hnsw's search list; 0: as many as the recall needs.
+    """
+    return ingest_service_pb2.IndexSpec(
+        type=named_value(ingest_service_pb2.IndexType, "INDEX_TYPE_", kind),
+        metric=named_value(ingest_service_pb2.Metric, "METRIC_", metric),
+        target_recall=target_recall,
+        nlist=nlist,
+        nprobe=nprobe,
+    )
 
 
 def make_part(
