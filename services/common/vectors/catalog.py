@@ -2,13 +2,15 @@
 
 import asyncio
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pymilvus import CollectionSchema, MilvusClient
 from pymilvus.exceptions import MilvusException
 from pymilvus.milvus_client.index import IndexParams
 
 from services.common.errors import FailedPrecondition
+from services.common.records import IndexType
 from services.common.vectors.engine import ALIAS_NOT_FOUND, COLLECTION_NOT_FOUND, Engine
 from services.common.vectors.rows import Consistency, Generation
 from services.common.vectors.schema import (
@@ -16,15 +18,29 @@ from services.common.vectors.schema import (
     TEXT_FIELD,
     aliases,
     belongs_to,
-    check_index,
+    bits_index_params,
+    bits_name,
     images_name,
     images_schema,
     index_params,
     segments_name,
     segments_schema,
 )
+from services.common.vectors.signs import sign_count
 
 __all__ = ["Catalog"]
+
+_FULL_TEXT_FROM: Final = (2, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A physical collection as it is made."""
+
+    name: str
+    schema: CollectionSchema
+    indexes: IndexParams
+    dimension: int
 
 
 class Catalog:
@@ -37,28 +53,26 @@ class Catalog:
 
     async def create_generation(self, generation: Generation) -> None:
         """See VectorStore."""
-        check_index(generation)
-        # Milvus takes 3 s for each.
+        await self.check_index(generation)
         with_text = await self._engine.run(_indexes_text)
+        # Milvus takes 3 s for each.
         made = await asyncio.gather(
-            self._create(
-                generation,
-                images_name(generation),
-                images_schema(generation.dimension, with_text=with_text),
-                index_params(generation, with_text=with_text),
-            ),
-            self._create(
-                generation,
-                segments_name(generation),
-                segments_schema(generation.dimension),
-                index_params(generation),
-            ),
+            *[self._create(generation, table) for table in _tables(generation, with_text)],
             return_exceptions=True,
         )
-        # Both have ended before either's error is told: nothing goes on behind the caller's back.
+        # All have ended before any one's error is told: nothing goes on behind the caller's back.
         for error in made:
             if error is not None:
                 raise error
+
+    async def check_index(self, generation: Generation) -> None:
+        """See VectorStore."""
+        if generation.index.type is IndexType.LSH and not await self._engine.run(_has_binary_vectors):
+            raise FailedPrecondition(
+                "an LSH index needs binary vectors, which milvus-lite lacks; choose another index, or run Milvus",
+                field="index.type",
+                reason="INDEX_UNAVAILABLE",
+            )
 
     async def indexes_text(self, generation: Generation) -> bool:
         """Whether the generation's images can be found by the words of their titles."""
@@ -68,13 +82,15 @@ class Catalog:
             self._with_text[name] = any(field["name"] == TEXT_FIELD for field in described["fields"])
         return self._with_text[name]
 
-    async def _create(self, generation: Generation, name: str, schema: CollectionSchema, indexes: IndexParams) -> None:
+    async def _create(self, generation: Generation, table: _Table) -> None:
+        name, indexes = table.name, table.indexes
+
         def create(client: MilvusClient, left_s: float) -> None:
             if not client.has_collection(name, timeout=left_s):
                 try:
                     client.create_collection(
                         name,
-                        schema=schema,
+                        schema=table.schema,
                         index_params=indexes,
                         # Calls say theirs, but pymilvus leaves it out where it asks for rows in order.
                         consistency_level=Consistency.STRONG.value,
@@ -85,7 +101,7 @@ class Catalog:
                     # Another replica may have been faster; what stands there now is checked below.
                     if not client.has_collection(name, timeout=left_s):
                         raise
-            _check(client.describe_collection(name, timeout=left_s), generation, name)
+            _check(client.describe_collection(name, timeout=left_s), generation, table)
             if not client.list_indexes(name, timeout=left_s):
                 try:
                     client.create_index(name, indexes, timeout=left_s)
@@ -118,7 +134,7 @@ class Catalog:
         """See VectorStore."""
 
         def drop(client: MilvusClient, left_s: float) -> None:
-            for name in (images_name(generation), segments_name(generation)):
+            for name in _names(generation):
                 if client.has_collection(name, timeout=left_s):
                     client.drop_collection(name, timeout=left_s)
 
@@ -138,11 +154,43 @@ class Catalog:
         await self._engine.run(drop)
 
 
+def _names(generation: Generation) -> tuple[str, ...]:
+    """Every physical name that a generation can have."""
+    names = (images_name(generation), segments_name(generation))
+    return (*names, *map(bits_name, names))
+
+
+def _tables(generation: Generation, with_text: bool) -> list[_Table]:
+    images, segments, dimension = images_name(generation), segments_name(generation), generation.dimension
+    tables = [
+        _Table(
+            images,
+            images_schema(dimension, with_text=with_text),
+            index_params(generation, with_text=with_text),
+            dimension,
+        ),
+        _Table(segments, segments_schema(dimension), index_params(generation), dimension),
+    ]
+    if generation.index.type is IndexType.LSH:
+        signs = [
+            (images, images_schema(dimension, with_text=False, signs=True)),
+            (segments, segments_schema(dimension, signs=True)),
+        ]
+        tables += [
+            _Table(bits_name(name), schema, bits_index_params(), sign_count(dimension)) for name, schema in signs
+        ]
+    return tables
+
+
+def _has_binary_vectors(client: MilvusClient, left_s: float) -> bool:
+    return not client.get_server_version(timeout=left_s).startswith("milvus_lite")
+
+
 def _indexes_text(client: MilvusClient, left_s: float) -> bool:
     """Whether the engine has full-text search: milvus-lite from 3.0, Milvus from 2.5 on."""
     version = client.get_server_version(timeout=left_s)
     match = re.search(r"(\d+)\.(\d+)", version)
-    return match is not None and (int(match[1]), int(match[2])) >= (2, 5)
+    return match is not None and (int(match[1]), int(match[2])) >= _FULL_TEXT_FROM
 
 
 def _alias_target(client: MilvusClient, alias: str, left_s: float) -> str:
@@ -154,12 +202,12 @@ def _alias_target(client: MilvusClient, alias: str, left_s: float) -> str:
         raise
 
 
-def _check(description: dict[str, Any], generation: Generation, name: str) -> None:
+def _check(description: dict[str, Any], generation: Generation, table: _Table) -> None:
     fingerprint = description["properties"].get(FINGERPRINT_PROPERTY, "")
     dimension = next(field["params"]["dim"] for field in description["fields"] if field["name"] == "vector")
-    if fingerprint != generation.fingerprint or int(dimension) != generation.dimension:
+    if fingerprint != generation.fingerprint or int(dimension) != table.dimension:
         raise FailedPrecondition(
-            f"Milvus has a collection {name} of dimension {dimension} for the model {fingerprint or 'unknown'}, not "
-            f"of dimension {generation.dimension} for the model {generation.fingerprint}; take another collection",
+            f"Milvus has a collection {table.name} of dimension {dimension} for the model {fingerprint or 'unknown'}, "
+            f"not of dimension {table.dimension} for the model {generation.fingerprint}; take another collection",
             reason="MODEL_MISMATCH",
         )

@@ -10,7 +10,15 @@ from services.common.domain import Box, Vector
 from services.common.errors import InvalidArgument
 from services.common.vectors.metadata import MAX_METADATA_BYTES, decode, encode, encode_key, indexed_size_bytes
 from services.common.vectors.rows import FoundSegment, Generation, ImageHit, ImageRow, SegmentHit, SegmentRow
-from services.common.vectors.schema import CONFIDENCE_DECIMALS, MAX_SEGMENTS, MAX_TAG_BYTES, MAX_TAGS, MAX_TEXT_BYTES
+from services.common.vectors.schema import (
+    CONFIDENCE_DECIMALS,
+    MAX_SEGMENTS,
+    MAX_TAG_BYTES,
+    MAX_TAGS,
+    MAX_TEXT_BYTES,
+    TEXT_FIELD,
+)
+from services.common.vectors.signs import sign_bits
 
 __all__ = [
     "check_vectors",
@@ -25,6 +33,7 @@ __all__ = [
     "segment_hit",
     "segment_ids",
     "segment_row",
+    "signs_entity",
 ]
 
 SEPARATOR: Final = "/"
@@ -88,6 +97,12 @@ def segment_entity(row: SegmentRow, generation: Generation, field: str) -> Entit
         "height": row.height,
         "created_at": row.created_at_ms,
     }
+
+
+def signs_entity(entity: Entity) -> Entity:
+    """The row that stands beside a row of an LSH index: the signs of its vector, and what filters ask."""
+    fields = {name: value for name, value in entity.items() if name != TEXT_FIELD}
+    return {**fields, "vector": sign_bits(entity["vector"][np.newaxis])[0].tobytes()}
 
 
 def _vector(vector: Vector, generation: Generation, field: str) -> Vector:

@@ -1,11 +1,19 @@
-"""How an index is built and searched: nlist and nprobe."""
+"""How an index is built and searched: nlist and nprobe, ef, candidates."""
 
 import math
 from typing import Final
 
 from services.common.records import IndexSpec
 
-__all__ = ["DEFAULT_NLIST", "choose_nprobe", "index_nlist", "index_nprobe", "nlist_for"]
+__all__ = [
+    "DEFAULT_NLIST",
+    "choose_nprobe",
+    "default_candidates",
+    "default_ef",
+    "index_nlist",
+    "index_nprobe",
+    "nlist_for",
+]
 
 # A collection starts with no rows: what it is built with until it is built anew.
 DEFAULT_NLIST: Final = 128
@@ -35,6 +43,23 @@ def choose_nprobe(nlist: int, target_recall: float) -> int:
 
 # (recall, nprobe / sqrt(nlist) that reaches it)
 _FACTORS: Final = ((0.9, 0.5), (0.96, 1.0), (0.99, 3.0), (1.0, 6.0))
+
+
+# (recall, search list of a graph that reaches it)
+_EF: Final = ((0.9, 64), (0.95, 128), (0.99, 256), (1.0, 512))
+# Most rows of an LSH index that are compared exactly unless told otherwise, and their share of all.
+_MAX_CANDIDATES: Final = 2_000
+_CANDIDATES_PART: Final = 20
+
+
+def default_ef(target_recall: float) -> int:
+    """Search list of a graph for this recall@10, where nothing was measured."""
+    return next(ef for recall, ef in _EF if target_recall <= recall)
+
+
+def default_candidates(rows: int) -> int:
+    """Rows of an LSH index that are compared exactly: 5 % of them, at most 2,000."""
+    return max(1, min(_MAX_CANDIDATES, rows // _CANDIDATES_PART))
 
 
 def index_nlist(spec: IndexSpec) -> int:

@@ -6,10 +6,10 @@ from typing import Any, Final
 from pymilvus import CollectionSchema, DataType, Function, FunctionType, MilvusClient
 from pymilvus.milvus_client.index import IndexParams
 
-from services.common.errors import Unimplemented
-from services.common.records import IndexType, Metric
+from services.common.records import IndexType
 from services.common.vectors.index import index_nlist
 from services.common.vectors.rows import Generation
+from services.common.vectors.signs import sign_count
 
 __all__ = [
     "CONFIDENCE_DECIMALS",
@@ -23,7 +23,8 @@ __all__ = [
     "TEXT_FIELD",
     "aliases",
     "belongs_to",
-    "check_index",
+    "bits_index_params",
+    "bits_name",
     "images_name",
     "images_schema",
     "index_params",
@@ -50,6 +51,10 @@ TERMS_FIELD: Final = "text_terms"
 # Of a title and a description; what is longer is not looked through.
 MAX_TEXT_BYTES: Final = 16_384
 
+_BITS: Final = "_bits"
+# Of a graph: neighbours of each row, and the search list that it is built with; hnswlib's own.
+_HNSW_BUILD: Final = {"M": 16, "efConstruction": 200}
+
 IMAGE_FIELDS: Final = ("id", "vector", "tags", "tag_confidences", "metadata", "width", "height", "created_at")
 FOUND_FIELDS: Final = ("image_id", "vector", "x0", "y0", "x1", "y1", "area", "stability", "tags", "tag_confidences")
 """A segment's own fields."""
@@ -74,6 +79,11 @@ def segments_name(generation: Generation) -> str:
     return f"{_stem(generation.collection, generation.number)}_segments"
 
 
+def bits_name(name: str) -> str:
+    """Physical name of the collection of signs that stands beside a collection of rows, with an LSH index."""
+    return f"{name}{_BITS}"
+
+
 def aliases(collection: str) -> tuple[str, str]:
     """Names that the live generation's images and segments have beside their physical ones."""
     return f"{collection}_images", f"{collection}_segments"
@@ -81,7 +91,7 @@ def aliases(collection: str) -> tuple[str, str]:
 
 def belongs_to(name: str, collection: str) -> bool:
     """Whether a physical name is one of any generation of the collection."""
-    stem, _, kind = name.rpartition("_")
+    stem, _, kind = name.removesuffix(_BITS).rpartition("_")
     owner, _, number = stem.rpartition("_G")
     return kind in {"images", "segments"} and owner == collection and number.isdigit()
 
@@ -91,19 +101,11 @@ def _stem(collection: str, number: int) -> str:
     return f"{collection}_G{number}"
 
 
-def check_index(generation: Generation) -> None:
-    """Unimplemented unless the index is one that can be built."""
-    if generation.index.type is not IndexType.IVF_FLAT:
-        raise Unimplemented("only the index IVF_FLAT is built so far", field="index.type", reason="INDEX_TYPE")
-    if generation.index.metric is not Metric.COSINE:
-        raise Unimplemented("only the metric COSINE is built so far", field="index.metric", reason="INDEX_METRIC")
-
-
-def images_schema(dimension: int, *, with_text: bool) -> CollectionSchema:
-    """Fields of an image row; see `rows.ImageRow`. `with_text`: the engine indexes words."""
+def images_schema(dimension: int, *, with_text: bool, signs: bool = False) -> CollectionSchema:
+    """Fields of an image row; see `rows.ImageRow`. `with_text`: the engine indexes words; `signs`: of the vector."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, max_length=MAX_ID_BYTES, is_primary=True)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    _add_vector(schema, dimension, signs)
     _add_tags(schema, ("tags",))
     _add_objects(schema, ("tag_confidences", "metadata"))
     _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
@@ -121,17 +123,24 @@ def images_schema(dimension: int, *, with_text: bool) -> CollectionSchema:
     return schema
 
 
-def segments_schema(dimension: int) -> CollectionSchema:
-    """Fields of a segment row; see `rows.SegmentRow`."""
+def segments_schema(dimension: int, *, signs: bool = False) -> CollectionSchema:
+    """Fields of a segment row; see `rows.SegmentRow`. `signs`: of the vector."""
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.VARCHAR, max_length=MAX_SEGMENT_ID_BYTES, is_primary=True)
     schema.add_field("image_id", DataType.VARCHAR, max_length=MAX_ID_BYTES)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    _add_vector(schema, dimension, signs)
     _add_numbers(schema, DataType.FLOAT, ("x0", "y0", "x1", "y1", "area", "stability"))
     _add_tags(schema, ("tags", "image_tags"))
     _add_objects(schema, ("tag_confidences", "image_tag_confidences", "metadata"))
     _add_numbers(schema, DataType.INT64, ("width", "height", "created_at"))
     return schema
+
+
+def _add_vector(schema: CollectionSchema, dimension: int, signs: bool) -> None:
+    if signs:
+        schema.add_field("vector", DataType.BINARY_VECTOR, dim=sign_count(dimension))
+    else:
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
 
 
 def _add_numbers(schema: CollectionSchema, kind: DataType, names: Sequence[str]) -> None:
@@ -159,8 +168,20 @@ def index_params(generation: Generation, *, with_text: bool = False) -> IndexPar
     """The index on the vectors and, where there is one, that on the words of titles and descriptions."""
     params = MilvusClient.prepare_index_params()
     spec = generation.index
-    options: dict[str, Any] = {"nlist": index_nlist(spec)}
-    params.add_index("vector", index_type=spec.type.value, metric_type=spec.metric.value, params=options)
+    # Beside signs, vectors are compared only with those that the signs chose.
+    kind = IndexType.FLAT if spec.type is IndexType.LSH else spec.type
+    options: dict[IndexType, dict[str, Any]] = {
+        IndexType.IVF_FLAT: {"nlist": index_nlist(spec)},
+        IndexType.HNSW: _HNSW_BUILD,
+    }
+    params.add_index("vector", index_type=kind.value, metric_type=spec.metric.value, params=options.get(kind, {}))
     if with_text:
         params.add_index(TERMS_FIELD, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
+    return params
+
+
+def bits_index_params() -> IndexParams:
+    """The index on signs: all are compared, which costs a 32nd of comparing as many numbers."""
+    params = MilvusClient.prepare_index_params()
+    params.add_index("vector", index_type="BIN_FLAT", metric_type="HAMMING", params={})
     return params

@@ -2,23 +2,22 @@
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pymilvus import MilvusClient
 
 from services.common.cache import TtlCache
 from services.common.deadline import call_deadline
 from services.common.domain import Vector
 from services.common.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from services.common.records import IndexType
 from services.common.settings import VectorSettings
 from services.common.vectors.catalog import Catalog
 from services.common.vectors.codec import (
     Entity,
-    check_vectors,
     found_segment,
     image_entity,
     image_hit,
@@ -30,9 +29,9 @@ from services.common.vectors.codec import (
     segment_hit,
     segment_ids,
     segment_row,
+    signs_entity,
 )
 from services.common.vectors.engine import Engine
-from services.common.vectors.index import index_nlist, index_nprobe
 from services.common.vectors.literals import one_of, quote
 from services.common.vectors.planning import Of, RowEstimate
 from services.common.vectors.rows import (
@@ -53,37 +52,29 @@ from services.common.vectors.schema import (
     SEGMENT_FIELDS,
     TERMS_FIELD,
     TEXT_FIELD,
+    bits_name,
     images_name,
     segments_name,
 )
+from services.common.vectors.searching import Searcher
+from services.common.vectors.tables import ID_BATCH, MAX_LIMIT, Tables, batches, check_limit
 
 __all__ = ["VectorStore"]
 
-# Milvus' most rows in one answer.
-MAX_LIMIT: Final = 16_384
-# Rows in one write: at most 34 MB at 1,024 dimensions and with all the metadata that rows may have. Milvus takes 64 MB.
-WRITE_BATCH: Final = 500
 # Bytes of vectors in one answer to a read of segments, with every image having as many as it can.
 READ_BYTES: Final = 32 * 1024 * 1024
 # Images whose segments' ids are read in one query.
 IMAGE_BATCH: Final = MAX_LIMIT // MAX_SEGMENTS
-# Ids in one query or delete.
-ID_BATCH: Final = 2_000
 # Images whose tags are read in one query: with 100 tags of 20 bytes each, 20 MB.
 TAG_BATCH: Final = 10_000
 # Counts that searches are planned by: how long they are good, how many are kept, and how long one may take.
 COUNT_FRESH_S: Final = 10.0
 COUNTS_KEPT: Final = 1_024
 COUNT_PATIENCE_S: Final = 0.5
-# Query vectors in one search.
-MAX_VECTORS: Final = 256
 
 _DEFAULT: Final = SearchParams()
 # What pymilvus' own iterator asks with: rows in the order of their ids, the first ones of all segments.
-_NO_OPTIONS: Final[Mapping[str, str]] = {}
 _BY_ID: Final = {"iterator": "True", "reduce_stop_for_best": "True"}
-
-_T = TypeVar("_T")
 
 
 class VectorStore:
@@ -97,16 +88,22 @@ class VectorStore:
         """Connect when first used."""
         self._engine = Engine(settings)
         self._catalog = Catalog(self._engine)
+        self._tables = Tables(self._engine)
+        self._searcher = Searcher(self._tables, self._rows)
         self._counts = TtlCache(self._counted, ttl_s=COUNT_FRESH_S, size=COUNTS_KEPT)
 
     async def create_generation(self, generation: Generation) -> None:
         """Make the generation's two collections, with index, ready to be searched; what is there already stays.
 
         Raises:
-            FailedPrecondition: one stands there whose vectors come from another model.
-            Unimplemented: this kind of index is not built.
+            FailedPrecondition: one stands there whose vectors come from another model, or the engine can not build this
+                kind of index (INDEX_UNAVAILABLE).
         """
         await self._catalog.create_generation(generation)
+
+    async def check_index(self, generation: Generation) -> None:
+        """FailedPrecondition, INDEX_UNAVAILABLE, where the engine can not build this kind of index."""
+        await self._catalog.check_index(generation)
 
     async def activate(self, generation: Generation) -> None:
         """Let the collection's aliases name this generation."""
@@ -126,12 +123,12 @@ class VectorStore:
         if rows and await self._catalog.indexes_text(generation):
             for entity, row in zip(entities, rows, strict=True):
                 entity[TEXT_FIELD] = indexed_text(row.text)
-        await self._upsert(images_name(generation), entities)
+        await self._write(generation, images_name(generation), entities)
 
     async def upsert_segments(self, generation: Generation, rows: Sequence[SegmentRow]) -> None:
         """Write segments of any images; others that the images have stay. Either all rows fit, or none is written."""
         entities = [segment_entity(row, generation, f"rows[{i}]") for i, row in enumerate(rows)]
-        await self._upsert(segments_name(generation), entities)
+        await self._write(generation, segments_name(generation), entities)
 
     async def replace_segments(self, generation: Generation, image_id: str, rows: Sequence[SegmentRow]) -> None:
         """Write an image's segments; afterwards it has these and no others. At no time are all of them missing."""
@@ -140,15 +137,15 @@ class VectorStore:
                 raise InvalidArgument(f"the row belongs to image {row.image_id!r}", field=f"rows[{i}].image_id")
         entities = [segment_entity(row, generation, f"rows[{i}]") for i, row in enumerate(rows)]
         name = segments_name(generation)
-        await self._upsert(name, entities)
+        await self._write(generation, name, entities)
         kept = {row.id for row in rows}
         others = [row_id for row_id in segment_ids(image_id) if row_id not in kept]
-        await self._delete_existing(name, "id", others, ID_BATCH)
+        await self._delete(generation, name, "id", others, ID_BATCH)
 
     async def delete_images(self, generation: Generation, image_ids: Sequence[str]) -> None:
         """Remove image rows and their segments; missing ones are no error."""
-        await self._delete_existing(images_name(generation), "id", image_ids, ID_BATCH)
-        await self._delete_existing(segments_name(generation), "image_id", image_ids, IMAGE_BATCH)
+        await self._delete(generation, images_name(generation), "id", image_ids, ID_BATCH)
+        await self._delete(generation, segments_name(generation), "image_id", image_ids, IMAGE_BATCH)
 
     async def get_images(
         self, generation: Generation, ids: Sequence[str], *, consistency: Consistency = Consistency.BOUNDED
@@ -176,7 +173,7 @@ class VectorStore:
     ) -> list[SegmentRow]:
         """The rows of an image's segments, by index."""
         named, fields = one_of("image_id", [image_id]), ("id", *SEGMENT_FIELDS)
-        found = await self._query(segments_name(generation), named, fields, consistency)
+        found = await self._tables.query(segments_name(generation), named, fields, consistency)
         return sorted(map(segment_row, found), key=lambda row: row.index)
 
     async def get_segment_vectors(
@@ -193,9 +190,9 @@ class VectorStore:
         async def read(batch: Sequence[str]) -> list[Entity]:
             named = one_of("image_id", batch)
             expression = f"{named} and ({where})" if where else named
-            return await self._query(segments_name(generation), expression, ("id", *FOUND_FIELDS), consistency)
+            return await self._tables.query(segments_name(generation), expression, ("id", *FOUND_FIELDS), consistency)
 
-        answers = await asyncio.gather(*map(read, _batches(list(dict.fromkeys(image_ids)), size)))
+        answers = await asyncio.gather(*map(read, batches(list(dict.fromkeys(image_ids)), size)))
         segments: dict[str, list[FoundSegment]] = {}
         for entity in chain.from_iterable(answers):
             segment = found_segment(entity)
@@ -214,7 +211,7 @@ class VectorStore:
         params: SearchParams = _DEFAULT,
     ) -> list[list[ImageHit]]:
         """For each row of `vectors` [n, d] the `limit` most similar images that pass `where`, best first."""
-        found = await self._search(
+        found = await self._searcher.search(
             generation, images_name(generation), vectors, limit=limit, where=where, params=params
         )
         return [[image_hit(hit) for hit in hits] for hits in found]
@@ -229,7 +226,7 @@ class VectorStore:
         params: SearchParams = _DEFAULT,
     ) -> list[list[SegmentHit]]:
         """For each row of `vectors` [n, d] the `limit` most similar segments that pass `where`, best first."""
-        found = await self._search(
+        found = await self._searcher.search(
             generation, segments_name(generation), vectors, limit=limit, where=where, params=params
         )
         return [[segment_hit(hit) for hit in hits] for hits in found]
@@ -261,23 +258,16 @@ class VectorStore:
                 field="title_text",
                 reason="TITLE_SEARCH_UNAVAILABLE",
             )
-        name = images_name(generation)
-
-        def search(client: MilvusClient, left_s: float) -> list[Entity]:
-            found = client.search(
-                name,
-                data=[text],
-                anns_field=TERMS_FIELD,
-                filter=where,
-                limit=limit,
-                output_fields=["id"],
-                search_params={"metric_type": "BM25"},
-                consistency_level=consistency.value,
-                timeout=left_s,
-            )
-            return list(found[0])
-
-        hits = await self._engine.run(search, reads=name)
+        [hits] = await self._tables.search(
+            images_name(generation),
+            [text],
+            field=TERMS_FIELD,
+            metric="BM25",
+            options={},
+            where=where,
+            limit=limit,
+            consistency=consistency,
+        )
         # milvus-lite gives scores as distances, the negative of what Milvus gives.
         return [TitleHit(hit["id"], abs(hit["distance"])) for hit in hits]
 
@@ -309,41 +299,36 @@ class VectorStore:
         self, generation: Generation, *, where: str = "", consistency: Consistency = Consistency.STRONG
     ) -> int:
         """How many images pass `where`."""
-        return await self._count(images_name(generation), where, consistency)
+        return await self._tables.count(images_name(generation), where, consistency)
 
     async def count_segments(
         self, generation: Generation, *, where: str = "", consistency: Consistency = Consistency.STRONG
     ) -> int:
         """How many segments pass `where`."""
-        return await self._count(segments_name(generation), where, consistency)
+        return await self._tables.count(segments_name(generation), where, consistency)
 
     async def estimate(self, generation: Generation, *, where: str, of: Of) -> RowEstimate:
         """Rows of images or of segments, and how many of them `where` passes; as of some seconds ago.
 
         `passing` is None where counting takes longer than half a second.
         """
-        rows = await self._counts.get((generation, of, ""))
-        return RowEstimate(rows or 0, await self._counts.get((generation, of, where)) if where else rows)
-
-    async def _counted(self, asked: tuple[Generation, Of, str]) -> int | None:
-        generation, of, where = asked
         name = images_name(generation) if of == "images" else segments_name(generation)
+        rows = await self._rows(name)
+        return RowEstimate(rows, await self._counts.get((name, where)) if where else rows)
+
+    async def _rows(self, name: str) -> int:
+        return await self._counts.get((name, "")) or 0
+
+    async def _counted(self, asked: tuple[str, str]) -> int | None:
+        name, where = asked
         try:
             # A search must not wait long for how it is to be made.
             with call_deadline(COUNT_PATIENCE_S if where else math.inf):
-                return await self._count(name, where, Consistency.BOUNDED)
+                return await self._tables.count(name, where, Consistency.BOUNDED)
         except DeadlineExceeded:
             if not where:
                 raise
             return None
-
-    def nprobe(self, generation: Generation, params: SearchParams = _DEFAULT) -> int:
-        """How many lists of the index a search with these parameters looks into at first; 0 if into all."""
-        if params.exact:
-            return 0
-        if params.nprobe:
-            return min(params.nprobe, index_nlist(generation.index))
-        return index_nprobe(generation.index)
 
     async def check(self) -> None:
         """Return if Milvus answers, raise otherwise."""
@@ -353,12 +338,22 @@ class VectorStore:
         """Close the connection."""
         await self._engine.close()
 
+    async def _write(self, generation: Generation, name: str, entities: Sequence[Entity]) -> None:
+        await self._tables.upsert(name, entities)
+        if generation.index.type is IndexType.LSH:
+            await self._tables.upsert(bits_name(name), [signs_entity(entity) for entity in entities])
+
+    async def _delete(self, generation: Generation, name: str, field: str, values: Sequence[str], size: int) -> None:
+        if generation.index.type is IndexType.LSH:
+            await self._tables.delete_existing(bits_name(name), field, values, size)
+        await self._tables.delete_existing(name, field, values, size)
+
     async def _images(
         self, generation: Generation, ids: Sequence[str], fields: Sequence[str], consistency: Consistency
     ) -> list[Entity]:
         found: list[Entity] = []
-        for batch in _batches(list(dict.fromkeys(ids)), ID_BATCH):
-            found += await self._query(images_name(generation), one_of("id", batch), fields, consistency)
+        for batch in batches(list(dict.fromkeys(ids)), ID_BATCH):
+            found += await self._tables.query(images_name(generation), one_of("id", batch), fields, consistency)
         return found
 
     async def _listed(
@@ -374,116 +369,6 @@ class VectorStore:
         check_limit(limit)
         after = f"id > {quote(start_after)}" if start_after else ""
         expression = " and ".join(f"({part})" for part in (where, after) if part)
-        return await self._query(images_name(generation), expression, fields, consistency, limit=limit, options=_BY_ID)
-
-    async def _upsert(self, name: str, entities: Sequence[Entity]) -> None:
-        for batch in _batches(entities, WRITE_BATCH):
-            await self._engine.run(
-                lambda client, left_s, batch=batch: client.upsert(name, batch, timeout=left_s)  # type: ignore[misc]
-            )
-
-    async def _delete_existing(self, name: str, field: str, values: Sequence[str], size: int) -> None:
-        """Delete the rows whose field has one of these values, `size` values at a time.
-
-        Looks first: the engine would keep a tombstone for every row that is not there.
-        """
-        for batch in _batches(values, size):
-            found = await self._query(name, one_of(field, batch), ("id",), Consistency.STRONG)
-            for doomed in _batches([entity["id"] for entity in found], ID_BATCH):
-                await self._engine.run(
-                    lambda client, left_s, doomed=doomed: client.delete(name, ids=doomed, timeout=left_s)  # type: ignore[misc]
-                )
-
-    async def _query(
-        self,
-        name: str,
-        where: str,
-        fields: Sequence[str],
-        consistency: Consistency,
-        *,
-        limit: int = MAX_LIMIT,
-        options: Mapping[str, str] = _NO_OPTIONS,
-    ) -> list[Entity]:
-        def query(client: MilvusClient, left_s: float) -> list[Entity]:
-            return list(
-                client.query(
-                    name,
-                    filter=where,
-                    output_fields=list(fields),
-                    limit=limit,
-                    consistency_level=consistency.value,
-                    timeout=left_s,
-                    **options,
-                )
-            )
-
-        return await self._engine.run(query, reads=name)
-
-    async def _count(self, name: str, where: str, consistency: Consistency) -> int:
-        def count(client: MilvusClient, left_s: float) -> int:
-            found = client.query(
-                name,
-                filter=where,
-                output_fields=["count(*)"],
-                consistency_level=consistency.value,
-                timeout=left_s,
-            )
-            return int(found[0]["count(*)"])
-
-        return await self._engine.run(count, reads=name)
-
-    async def _search(
-        self,
-        generation: Generation,
-        name: str,
-        vectors: NDArray[np.float32],
-        *,
-        limit: int,
-        where: str,
-        params: SearchParams,
-    ) -> list[list[Entity]]:
-        """Hits for each vector. Where the lists that were looked into held too few, the others are looked into too.
-
-        An IVF index searches its nprobe nearest lists and no others, however few of their rows pass the filter.
-        """
-        array = check_vectors(vectors, generation.dimension)
-        check_limit(limit)
-        if not 1 <= len(array) <= MAX_VECTORS:
-            raise InvalidArgument(f"a search has 1 to {MAX_VECTORS} vectors, not {len(array)}", field="vectors")
-        metric, nlist = generation.index.metric.value, index_nlist(generation.index)
-
-        async def search(data: NDArray[np.float32], nprobe: int) -> list[list[Entity]]:
-            def call(client: MilvusClient, left_s: float) -> list[list[Entity]]:
-                found = client.search(
-                    name,
-                    data=list(data),
-                    filter=where,
-                    limit=limit,
-                    output_fields=["id"],
-                    search_params={"metric_type": metric, "params": {"nprobe": nprobe}},
-                    consistency_level=params.consistency.value,
-                    timeout=left_s,
-                )
-                return [list(hits) for hits in found]
-
-            return await self._engine.run(call, reads=name)
-
-        nprobe = self.nprobe(generation, params) or nlist
-        found = await search(array, nprobe)
-        short = [at for at, hits in enumerate(found) if len(hits) < limit]
-        if short and nprobe < nlist:
-            for at, hits in zip(short, await search(array[short], nlist), strict=True):
-                found[at] = hits
-        return found
-
-
-def check_limit(limit: int) -> None:
-    """InvalidArgument if so many rows can not be asked for at once."""
-    if not 1 <= limit <= MAX_LIMIT:
-        raise InvalidArgument(f"a limit is 1 to {MAX_LIMIT}, not {limit}", field="limit")
-
-
-def _batches(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+        return await self._tables.query(
+            images_name(generation), expression, fields, consistency, limit=limit, options=_BY_ID
+        )

@@ -18,7 +18,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.common.settings import VectorSettings
-from services.common.vectors import Generation, SearchParams, VectorStore
+from services.common.vectors import Generation, VectorStore
 from services.common.vectors.engine import Engine, IndexMissing
 
 
@@ -83,16 +83,6 @@ async def test_an_address_that_is_none_is_said_so() -> None:
     store = VectorStore(VectorSettings(milvus_uri="nonsense"))
     with pytest.raises(FailedPrecondition, match="nonsense"):
         await store.check()
-    await store.close()
-
-
-async def test_nprobe_says_what_a_search_uses() -> None:
-    store = VectorStore(VectorSettings())
-    generation = Generation("a", 1, 4, "f")
-    assert store.nprobe(generation, SearchParams()) == 32
-    assert store.nprobe(generation, SearchParams(nprobe=40)) == 40
-    assert store.nprobe(generation, SearchParams(nprobe=4000)) == 128
-    assert store.nprobe(generation, SearchParams(exact=True)) == 0
     await store.close()
 
 
