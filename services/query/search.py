@@ -183,7 +183,9 @@ class Search:
             next(made) if not by_tags or needs_vectors(part) else PartVectors.single(part.weight, nothing)
             for part in query.parts
         )
-        return await self._tagger.tagged(query.parts, vectors, collection) if query.tag_weight > 0 else vectors
+        if query.tag_weight <= 0:
+            return vectors
+        return await self._tagger.tagged(query.parts, vectors, collection, required=by_tags)
 
     async def _by_tags(
         self, query: SearchQuery, generation: Generation, parts: tuple[PartVectors, ...], plan: Plan

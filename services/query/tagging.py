@@ -64,17 +64,28 @@ class PartTagger:
         self._counter = counter
 
     async def tagged(
-        self, parts: Sequence[QueryPart], vectors: Sequence[PartVectors], collection: CollectionRecord
+        self,
+        parts: Sequence[QueryPart],
+        vectors: Sequence[PartVectors],
+        collection: CollectionRecord,
+        *,
+        required: bool,
     ) -> tuple[PartVectors, ...]:
         """The parts' vectors with their tags; those of a text or of something stored need no embedder.
 
+        Args:
+            parts: The query's parts.
+            vectors: Theirs.
+            collection: Whose vocabulary counts.
+            required: Whether nothing but tags is searched by.
+
         Raises:
             NotFound: a stored image or segment is not there.
-            FailedPrecondition: tags are to be chosen by a model without a text tower.
+            FailedPrecondition: required tags are to be chosen by a model without a text tower.
         """
         vocabulary = await self._collections.vocabulary_of(collection)
         found = await together(
-            self._tags(part, made, vocabulary, collection) for part, made in zip(parts, vectors, strict=True)
+            self._tags(part, made, vocabulary, collection, required) for part, made in zip(parts, vectors, strict=True)
         )
         rarity = await self._counter.rarity(Generation.of(collection), {name for tags in found for name in tags})
         return tuple(
@@ -83,7 +94,12 @@ class PartTagger:
         )
 
     async def _tags(
-        self, part: QueryPart, made: PartVectors, vocabulary: VocabularyRecord | None, collection: CollectionRecord
+        self,
+        part: QueryPart,
+        made: PartVectors,
+        vocabulary: VocabularyRecord | None,
+        collection: CollectionRecord,
+        required: bool,
     ) -> Mapping[str, float]:
         match part.content:
             case Text(text=text):
@@ -92,6 +108,8 @@ class PartTagger:
                 return await self._of_image(collection.name, image_id, field)
             case StoredSegment(field=field, image_id=image_id, index=index):
                 return await self._of_segment(collection.name, image_id, index, field)
+        if not collection.has_text and not required:
+            return {}
         return await self._chosen(part.content.field, made, vocabulary, collection)
 
     async def _of_image(self, collection: str, image_id: str, field: str) -> Mapping[str, float]:
