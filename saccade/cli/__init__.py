@@ -1,4 +1,4 @@
-"""The `saccade` command: store images, search them, look after collections.
+"""The `saccade` command: store images, search them, look after collections, compare models.
 
 Exit codes: 0 all well; 1 some images could not be stored, or a service is not ready; 2 the command line, a file or an
 argument is wrong; 3 a service refused the call; 4 a service can not be reached, is overloaded, or did not answer in
@@ -9,7 +9,7 @@ import sys
 
 import grpc
 
-from saccade.cli import ingesting, managing, searching  # noqa: F401 - each adds its commands
+from saccade.cli import comparing, ingesting, managing, searching  # noqa: F401 - each adds its commands
 from saccade.cli.app import app
 from saccade.cli.output import complain, explain
 from saccade.errors import ApiError

@@ -66,14 +66,14 @@ def write_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table for people, or the sentence `empty`; texts that begin with no letter are right-aligned numbers."""
+    """A table for people, or the sentence `empty`; columns of numbers, and of dashes for none, are right-aligned."""
     listed = [[str(cell) for cell in row] for row in rows]
     if not listed:
         note(empty)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
-        number = all(row[index].replace(".", "").replace(",", "").isdigit() for row in listed)
+        number = all(row[index] == "-" or row[index].replace(".", "").replace(",", "").isdigit() for row in listed)
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in listed:
         # Names come from files and callers: they are shown as they are, not read as markup.
