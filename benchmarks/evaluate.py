@@ -8,8 +8,9 @@ text_to_image.MODE.recall_at_K       captions; share whose own image is among th
 image_to_image.MODE.recall_at_K      changed pictures (demo: the same objects elsewhere on another background)
 objects.MODE.map_at_10               single objects, by "a photo of an owl" and by a picture of it (objects.text and
                                      objects.image: of one kind); images that show the same object are relevant
-exclusion.removed_fraction           "an owl, without a dog": how many of the images with a dog among the first 10 for
-                                     the owl alone are gone; exclusion.recall_at_10: of owls without a dog, and before
+exclusion.removed_fraction           "an owl, without a dog": 1 - images with a dog among the first 10 over those among
+                                     the first 10 for the owl alone; exclusion.recall_at_10: of owls without a dog, and
+                                     before
 region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
                                      min(10, relevant), relevant ones showing the same object
 region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
@@ -164,7 +165,7 @@ async def _exclusions(client: AsyncClient, queries: Sequence[ExclusionQuery], sc
         before, after = ([result.image.id for result in answer.results] for answer in (plain, pushed))
         return (
             len(query.holding & set(before)),
-            len(query.holding & set(before) & set(after)),
+            len(query.holding & set(after)),
             recall_at(before, query.relevant, 10),
             recall_at(after, query.relevant, 10),
         )

@@ -157,7 +157,7 @@ def excluded(asked: Asked, calibration: Calibration, fusion: Fusion) -> dict[str
     for query in asked.exclusions:
         plain, pushed = first(query, [query.wanted]), first(query, [query.wanted, query.unwanted])
         there += len(query.holding & set(plain))
-        still += len(query.holding & set(plain) & set(pushed))
+        still += len(query.holding & set(pushed))
         before.append(recall_at(plain, query.relevant, 10))
         after.append(recall_at(pushed, query.relevant, 10))
     return {
