@@ -189,7 +189,8 @@ class Scores:
     """Scores of candidates for a query.
 
     A candidate that has no segments yet, in a query where whole images count too, is judged by its whole vector
-    alone; where only segments count it is no result. A part without tags is judged without them.
+    alone; where only segments count it is no result. A part without tags is judged without them, and where only tags
+    count it is left out.
     """
 
     def __init__(
@@ -212,7 +213,10 @@ class Scores:
         self._as_thing = np.zeros((len(parts), n), dtype=np.bool_)
         self._kinds = self._compare()
         total = np.sum([kind.share for kind in self._kinds], axis=0)
-        self._judged = (total > 0).all(axis=0)
+        # What can be compared with no candidate, such as a picture without tags where only tags count, says nothing.
+        heard = (total > 0).any(axis=1)
+        self._weights = np.array([part.weight for part in parts], dtype=np.float64) * heard
+        self._judged = (total[heard] > 0).all(axis=0) & bool((self._weights > 0).any())
         self.scores = self._fuse(np.where(total > 0, total, 1.0))
         self._wished = wishes.weight if wishes.any else 0.0
         self._positions = np.zeros(n)
@@ -246,11 +250,9 @@ class Scores:
             for kind in self._kinds:
                 share = kind.share[index, candidate]
                 if share > 0:
-                    raw, log_odds = kind.raw[index, candidate], kind.log_odds[index, candidate]
+                    raw, calibrated = kind.raw[index, candidate], probability(kind.log_odds[index, candidate])
                     weight = part.weight * share / total[index, candidate]
-                    rows.append(
-                        PartScore(index, kind.name, float(raw), float(probability(np.asarray(log_odds))), float(weight))
-                    )
+                    rows.append(PartScore(index, kind.name, float(raw), float(calibrated), float(weight)))
         if self._wished:
             agreement = float(self._positions[candidate])
             rows.append(PartScore(None, "position", agreement, agreement, self._wished))
@@ -295,9 +297,8 @@ class Scores:
         if len(candidates.segments):
             for at, part in enumerate(parts):
                 raw[at], log_odds[at] = self._segment_agreement(at, part)
-        kinds.append(
-            _Kind("segment", raw, log_odds, np.where(self._has_segments, fusion.segment, 0.0) * np.ones(shape))
-        )
+        share = np.where(self._has_segments, fusion.segment, 0.0) * np.ones(shape)
+        kinds.append(_Kind("segment", raw, log_odds, share))
         if candidates.tags is not None:
             raw = np.array([[_shared(part.tags, tags) for tags in candidates.tags] for part in parts]).reshape(shape)
             share = np.array([fusion.tag if part.tags else 0.0 for part in parts])[:, np.newaxis] * np.ones(shape)
@@ -367,9 +368,8 @@ class Scores:
         odds = np.stack([kind.log_odds for kind in self._kinds])
         shares = np.stack([kind.share for kind in self._kinds]) / total
         fits = _power_mean(odds, shares, self._fusion.sharpness)
-        weights = np.array([part.weight for part in self._parts], dtype=np.float64)
-        towards, away = np.maximum(weights, 0.0), np.maximum(-weights, 0.0)
-        wanted = probability((towards / towards.sum()) @ fits)
+        towards, away = np.maximum(self._weights, 0.0), np.maximum(-self._weights, 0.0)
+        wanted = probability((towards / (towards.sum() or 1.0)) @ fits)
         spared = np.prod((1.0 - probability(fits)) ** away[:, np.newaxis], axis=0)
         scores: Floats = np.round(wanted * spared, _SCORE_DECIMALS)
         return scores
@@ -395,5 +395,5 @@ def _shared(wanted: Mapping[str, tuple[float, float]], carried: Mapping[str, flo
 
 
 def _cosines(rows: Vector, columns: Vector) -> Floats:
-    cosines: Floats = np.round(np.clip((rows @ columns).astype(np.float64), -1.0, 1.0), _COSINE_DECIMALS)
-    return cosines
+    products = (rows @ columns).astype(np.float64)
+    return np.asarray(np.round(np.clip(products, -1.0, 1.0), _COSINE_DECIMALS), dtype=np.float64)
