@@ -95,7 +95,8 @@ class SearchPlanner:
         )
         estimates: dict[Of, RowEstimate | None] = {"images": images, "segments": segments}
         tuning = await self._collections.tuning_of(generation)
-        kinds = {QueryKind.TEXT if part.is_text else QueryKind.IMAGE for part in parts if part.weight > 0}
+        vectors = () if query.mode is Mode.TAGS else parts
+        kinds = {QueryKind.TEXT if part.is_text else QueryKind.IMAGE for part in vectors if part.weight > 0}
         plans = {
             (of, kind): plan_search(
                 generation.index,

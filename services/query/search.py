@@ -150,21 +150,21 @@ class Search:
         """Candidates with what they are ranked by."""
         # One more than the page holds tells whether there is another page.
         needed = len(query.shown) + len(query.named_images) + query.top_k + 1
-        if query.mode is Mode.TAGS:
-            with plan.stage("candidates"):
-                return Found(await self._by_tags(query, generation, parts, plan))
         with plan.stage("candidates"):
-            titles = self._titles(query, generation, needed)
-            if not parts:
-                by_title = await titles
-                return Found(bare(list(by_title), generation), by_title)
             index_plan = await self._planner.plan(query, generation, parts)
             plan.searches = index_plan.made()
             selectivity = index_plan.selectivity(query.mode)
             if selectivity is None:
                 plan.degraded.append("filter_selectivity: counting what the filter passes takes too long")
             plan.filter_selectivity = selectivity or 0.0
-            ids, by_title = await both(self._candidates.find(query, index_plan, parts, needed), titles)
+            if query.mode is Mode.TAGS:
+                return Found(await self._by_tags(query, generation, parts, plan))
+            if not parts:
+                by_title = await self._titles(query, generation, needed)
+                return Found(bare(list(by_title), generation), by_title)
+            ids, by_title = await both(
+                self._candidates.find(query, index_plan, parts, needed), self._titles(query, generation, needed)
+            )
         with plan.stage("segments"):
             names = list(dict.fromkeys([*ids, *by_title]))
             return Found(await self._candidates.bring(query, generation, names), by_title)
