@@ -1,6 +1,5 @@
 """Commands that look after collections and single images."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -237,33 +236,6 @@ def delete(
         note(f"removed {what}")
 
 
-@app.command()
-def vocabulary(
-    context: typer.Context,
-    *,
-    name: Annotated[str, typer.Argument(help="1 to 48 of a-z, 0-9 and '_', beginning with a letter.")],
-    file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A line for each word: WORD or WORD,CATEGORY.")
-    ] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help="A sentence with one {} for the word; may be repeated.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show a vocabulary, or with --file make or replace it."""
-    client = client_of(context)
-    if file:
-        lines = [line.partition(",") for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        words = {word.strip(): category.strip() for word, _, category in lines}
-        kept = client.put_vocabulary(name, words, prompt_templates=template or [])
-    else:
-        kept = client.get_vocabulary(name)
-    if as_json:
-        write_json(to_dict(kept))
-    else:
-        show_table(["word", "category"], [[entry.name, entry.category] for entry in kept.entries], empty="no words")
-
-
 def _counted(image_ids: list[str]) -> str:
     return f"the image {image_ids[0]}" if len(image_ids) == 1 else f"{len(image_ids)} images"
 
@@ -277,9 +249,19 @@ def _state(error: ApiError | None) -> str:
 
 def _show_collections(found: list[ingest.Collection]) -> None:
     show_table(
-        ["collection", "images", "segments", "pending", "model", "vocabulary", "made"],
+        ["collection", "images", "segments", "pending", "model", "generation", "vocabulary", "job", "made"],
         [
-            [c.name, c.image_count, c.segment_count, c.pending_count, c.model, c.vocabulary, time_of(c.create_time)]
+            [
+                c.name,
+                c.image_count,
+                c.segment_count,
+                c.pending_count,
+                c.model,
+                c.generation,
+                c.vocabulary,
+                c.job,
+                time_of(c.create_time),
+            ]
             for c in found
         ],
         empty="no collections",

@@ -37,7 +37,11 @@ START_HINT = "is it running? `make demo` or `make run` starts it"
 _NO_ANSWER = " does not answer ("
 
 # The services name the contract's calls: what does the same here.
-_COMMANDS = {"CreateCollection": "`saccade create`", "PutVocabulary": "`saccade vocabulary --file`"}
+_COMMANDS = {
+    "CreateCollection": "`saccade create`",
+    "PutVocabulary": "`saccade vocabulary put`",
+    "ListJobs": "`saccade jobs`",
+}
 
 
 def parse_json(text: str, option: str) -> Mapping[str, Any]:

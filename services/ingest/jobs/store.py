@@ -47,7 +47,7 @@ class JobStore:
             return JobRecord.model_validate_json(data)
         except ObjectMissing as exc:
             raise NotFound(
-                f"there is no job {job_id!r}; ListJobs names those that there are", field=field, reason="JOB_NOT_FOUND"
+                f"there is no job {job_id!r}; see which there are with ListJobs", field=field, reason="JOB_NOT_FOUND"
             ) from exc
         except ValidationError as exc:
             raise Internal(f"the record of the job {job_id!r} can not be read") from exc

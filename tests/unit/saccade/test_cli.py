@@ -18,7 +18,7 @@ from saccade.embedder.v1 import embedder_service_pb2 as embedder
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from saccade.query.v1 import query_service_pb2 as query
 from saccade.requests import content_id
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import InvalidArgument, NotFound, Unavailable
 from tests.unit.saccade.fakes import FakeServices, created, failed
 
 
@@ -427,11 +427,83 @@ def test_vocabularies(services: FakeServices, run: Run, tmp_path: Path) -> None:
     words.write_bytes("owl, animals\r\n\r\nbus\u2028stop\r\n".encode())
     kept = ingest.Vocabulary(name="v", entries=[ingest.Vocabulary.Entry(name="owl", category="animals")])
     services.will("PutVocabulary", ingest.PutVocabularyResponse(vocabulary=kept))
-    assert run("vocabulary", "v", "--file", words, "--template", "a {}").code == 0
+    assert run("vocabulary", "put", "v", words, "--template", "a {}").code == 0
     sent = services.last.vocabulary
     assert [(entry.name, entry.category) for entry in sent.entries] == [("owl", "animals"), ("bus\u2028stop", "")]
     services.will("GetVocabulary", ingest.GetVocabularyResponse(vocabulary=kept))
-    assert "animals" in run("vocabulary", "v").out
+    assert "animals" in run("vocabulary", "show", "v").out
+
+
+def test_vocabularies_in_json(services: FakeServices, run: Run, tmp_path: Path) -> None:
+    words = tmp_path / "words.json"
+    services.will("PutVocabulary", ingest.PutVocabularyResponse())
+    words.write_text('{"prompt_templates": ["a {}"], "entries": [{"name": "owl", "category": "bird"}, "bus"]}')
+    assert run("vocabulary", "put", "v", words).code == 0
+    sent = services.last.vocabulary
+    assert [(entry.name, entry.category) for entry in sent.entries] == [("owl", "bird"), ("bus", "")]
+    assert list(sent.prompt_templates) == ["a {}"]
+    # What `show --json` writes can be put again.
+    words.write_text(json.dumps(run("vocabulary", "put", "v", words, "--json").lines[0] | {"entries": ["owl"]}))
+    assert run("vocabulary", "put", "v", words).code == 0
+    for wrong in ("{", '{"words": []}', '{"entries": [{"category": "bird"}]}', '{"entries": [[]]}'):
+        words.write_text(wrong)
+        outcome = run("vocabulary", "put", "v", words)
+        assert outcome.code == 2, wrong
+        assert "a vocabulary in JSON is" in outcome.err
+
+
+def job(state: str, **fields: Any) -> ingest.Job:
+    return ingest.Job(id="j1", kind="reindex", collection="mine", state=ingest.Job.State.Value(state), **fields)
+
+
+def test_reindex(services: FakeServices, run: Run) -> None:
+    running, done = job("STATE_RUNNING", total=4, done=1), job("STATE_SUCCEEDED", total=4, done=4, detail="it is live")
+    present = ingest.IndexSpec(type=ingest.INDEX_TYPE_HNSW, metric=ingest.METRIC_IP, target_recall=0.9)
+    services.will("GetCollection", ingest.GetCollectionResponse(collection=ingest.Collection(index=present)))
+    services.will("ReindexCollection", ingest.ReindexCollectionResponse(job=running))
+    outcome = run("reindex", "mine", "--model", "demo")
+    assert outcome.code == 0
+    assert "j1" in outcome.err
+    assert (services.last.collection, services.last.model, services.last.HasField("index")) == ("mine", "demo", False)
+    # What is not named of the index stays.
+    assert run("reindex", "mine", "--metric", "l2", "--target-recall", "0.99").code == 0
+    index = services.last.index
+    assert (index.type, index.metric) == (ingest.INDEX_TYPE_HNSW, ingest.METRIC_L2)
+    assert index.target_recall == pytest.approx(0.99)
+    assert run("reindex", "mine", "--index", "round").code == 2
+
+    away = Unavailable("restarting")
+    services.will("GetJob", *(ingest.GetJobResponse(job=running), away, ingest.GetJobResponse(job=done)))
+    outcome = run("reindex", "mine", "--rollback", "--wait")
+    assert outcome.code == 0
+    assert "it is live" in outcome.out
+    failed = ingest.GetJobResponse(job=job("STATE_FAILED", failure="too little agreement"))
+    services.will("GetJob", failed)
+    outcome = run("reindex", "mine", "--wait")
+    assert outcome.code == 1
+    assert "too little agreement" in outcome.out
+
+
+def test_jobs(services: FakeServices, run: Run) -> None:
+    running = job("STATE_RUNNING", total=4, done=1, detail="[busy]")
+    running.errors.add(field="a", reason="IMAGE_TRUNCATED", message="it ends early")
+    services.will("RetagCollection", ingest.RetagCollectionResponse(job=running))
+    assert run("retag", "mine", "--vocabulary", "birds", "--json").lines[0]["id"] == "j1"
+    assert (services.last.collection, services.last.vocabulary) == ("mine", "birds")
+    services.will("ListJobs", ingest.ListJobsResponse(jobs=[running, running]))
+    outcome = run("jobs", "-c", "mine")
+    assert "[busy]" in outcome.out
+    assert "1 of 4" in outcome.out
+    assert services.last.collection == "mine"
+    assert len(run("jobs", "--limit", "1", "--json").lines[0]) == 1
+    services.will("GetJob", ingest.GetJobResponse(job=running))
+    assert "IMAGE_TRUNCATED it ends early" in run("jobs", "show", "j1").out
+    services.will("CancelJob", ingest.CancelJobResponse(job=job("STATE_CANCELLED")))
+    assert "cancelled" in run("jobs", "cancel", "j1").err
+    services.will("GetJob", NotFound("there is no job 'j2'; see which there are with ListJobs", field="id"))
+    outcome = run("jobs", "show", "j2")
+    assert outcome.code == 3
+    assert "`saccade jobs`" in outcome.err
 
 
 def test_tags(services: FakeServices, run: Run) -> None:
