@@ -16,9 +16,11 @@ from services.common.vectors.rows import (
     TitleHit,
 )
 from services.common.vectors.store import VectorStore
+from services.common.vectors.tuning import MIN_TUNED_ROWS, measure
 
 __all__ = [
     "MAX_METADATA_BYTES",
+    "MIN_TUNED_ROWS",
     "Consistency",
     "FilterTarget",
     "FoundSegment",
@@ -38,6 +40,7 @@ __all__ = [
     "compile_filter",
     "indexed_size_bytes",
     "join_filters",
+    "measure",
     "nlist_for",
     "plan_search",
 ]

@@ -12,6 +12,7 @@ __all__ = [
     "default_ef",
     "index_nlist",
     "index_nprobe",
+    "max_candidates",
     "nlist_for",
 ]
 
@@ -47,8 +48,9 @@ _FACTORS: Final = ((0.9, 0.5), (0.96, 1.0), (0.99, 3.0), (1.0, 6.0))
 
 # (recall, search list of a graph that reaches it)
 _EF: Final = ((0.9, 64), (0.95, 128), (0.99, 256), (1.0, 512))
-# Most rows of an LSH index that are compared exactly unless told otherwise, and their share of all.
-_MAX_CANDIDATES: Final = 2_000
+# Rows of an LSH index that are compared exactly: at most unless told otherwise, at most ever, and their share of all.
+_DEFAULT_CANDIDATES: Final = 2_000
+_MOST_IN_ANSWER: Final = 16_384
 _CANDIDATES_PART: Final = 20
 
 
@@ -57,9 +59,14 @@ def default_ef(target_recall: float) -> int:
     return next(ef for recall, ef in _EF if target_recall <= recall)
 
 
+def max_candidates(rows: int) -> int:
+    """Most rows of an LSH index that are compared exactly: 5 % of them, as many as one answer holds."""
+    return max(1, min(_MOST_IN_ANSWER, rows // _CANDIDATES_PART))
+
+
 def default_candidates(rows: int) -> int:
-    """Rows of an LSH index that are compared exactly: 5 % of them, at most 2,000."""
-    return max(1, min(_MAX_CANDIDATES, rows // _CANDIDATES_PART))
+    """Rows of an LSH index that are compared exactly where nothing was measured: 5 % of them, at most 2,000."""
+    return min(_DEFAULT_CANDIDATES, max_candidates(rows))
 
 
 def index_nlist(spec: IndexSpec) -> int:

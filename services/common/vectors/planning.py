@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from services.common.records import IndexSpec, IndexType, RecallPoint, TuningRecord
-from services.common.vectors.index import choose_nprobe
+from services.common.vectors.index import choose_nprobe, default_candidates, default_ef, max_candidates
 
 __all__ = ["Of", "PlannedSearch", "QueryKind", "RowEstimate", "plan_search"]
 
@@ -18,10 +18,11 @@ EXACT_TEXT_ROWS: Final = 20_000
 """The same for texts, whose neighbours lie in many lists: their vectors lie apart from those of images."""
 TEXT_FACTOR: Final = 4
 """How many times as many lists a text looks into where nothing was measured."""
-HNSW_EF: Final = ((0.9, 64), (0.95, 128), (0.99, 256), (1.0, 512))
-"""(recall, ef that reaches it), where nothing was measured."""
 NARROW: Final = 0.02
 """A filter that passes less is narrow: a graph or a few lists then hold too few rows that pass."""
+
+
+_MANY_ROWS: Final = 10**9
 
 
 class QueryKind(Enum):
@@ -80,9 +81,9 @@ def plan_search(
     if why := _why_exact(index, kind, rows, passing, target_recall):
         return PlannedSearch(True, 0, why)
     passing = rows if passing is None else passing
-    if index.type is IndexType.LSH:
-        return PlannedSearch(False, lsh_candidates(passing), "at most 5 % of the rows that pass are compared")
     nprobe, reason = _chosen(index, kind, of, target_recall, tuning)
+    if index.type is IndexType.LSH:
+        return _by_signs(nprobe, reason, passing)
     share = min(1.0, passing / max(rows, 1))
     if index.type is IndexType.IVF_FLAT and share < 1:
         # The rows that pass lie as if the lists were thinner: their nearest are behind more borders.
@@ -108,9 +109,11 @@ def _why_exact(index: IndexSpec, kind: QueryKind, rows: int, passing: int | None
     return ""
 
 
-def lsh_candidates(passing: int) -> int:
-    """Rows compared exactly: 5 % of those that pass, as many as one answer holds at most."""
-    return max(1, min(passing // 20, 16_384))
+def _by_signs(candidates: int, reason: str, passing: int) -> PlannedSearch:
+    most = max_candidates(passing)
+    if candidates <= most:
+        return PlannedSearch(False, candidates, reason)
+    return PlannedSearch(False, most, f"{reason}; 5 % of the rows that pass at most")
 
 
 def _chosen(
@@ -122,12 +125,13 @@ def _chosen(
     measured = _measured(kind, of, target_recall, tuning)
     if measured is not None:
         return measured, f"measured for a recall of {target_recall:g}"
+    common = f"common for a recall of {target_recall:g}; not measured yet"
     if index.type is IndexType.HNSW:
-        ef = next(ef for recall, ef in HNSW_EF if target_recall <= recall)
-        return ef, f"common for a recall of {target_recall:g}; not measured yet"
+        return default_ef(target_recall), common
+    if index.type is IndexType.LSH:
+        return default_candidates(_MANY_ROWS), common
     factor = TEXT_FACTOR if kind is QueryKind.TEXT else 1
-    nprobe = min(index.nlist, factor * choose_nprobe(index.nlist, target_recall))
-    return nprobe, f"common for a recall of {target_recall:g}; not measured yet"
+    return min(index.nlist, factor * choose_nprobe(index.nlist, target_recall)), common
 
 
 def _measured(kind: QueryKind, of: Of, target_recall: float, tuning: TuningRecord | None) -> int | None:

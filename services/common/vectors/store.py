@@ -57,6 +57,7 @@ from services.common.vectors.schema import (
     segments_name,
 )
 from services.common.vectors.searching import Searcher
+from services.common.vectors.settling import settle
 from services.common.vectors.tables import ID_BATCH, MAX_LIMIT, Tables, batches, check_limit
 
 __all__ = ["VectorStore"]
@@ -329,6 +330,11 @@ class VectorStore:
             if not where:
                 raise
             return None
+
+    async def settle(self, generation: Generation, *, limit_s: float) -> bool:
+        """Have the rows written out and wait until the index is in force, at most `limit_s` seconds; whether it is."""
+        names = (images_name(generation), segments_name(generation))
+        return all(await asyncio.gather(*[settle(self._engine, name, limit_s=limit_s) for name in names]))
 
     async def check(self) -> None:
         """Return if Milvus answers, raise otherwise."""

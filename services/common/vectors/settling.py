@@ -1,0 +1,55 @@
+"""Whether an index answers from its lists or graph yet, or still compares every row.
+
+Milvus compares rows one by one until they are written out, indexed, and the index is loaded, which takes half a minute.
+A recall that is measured before that says nothing.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from services.common.vectors.engine import Engine
+
+__all__ = ["settle"]
+
+# Rows for which Milvus builds no index.
+_UNINDEXED_ROWS: Final = 1_024
+_POLL_S: Final = 0.5
+
+
+async def settle(engine: Engine, name: str, *, limit_s: float) -> bool:
+    """Have a collection's rows written out, and wait until all that are to be found by their index are.
+
+    Returns:
+        Whether that is so; False where it takes longer than `limit_s` seconds.
+    """
+    end = asyncio.get_running_loop().time() + limit_s
+    await engine.run(lambda client, left_s: client.flush(name, timeout=left_s), reads=name)
+    while not await engine.run(lambda client, left_s: _is_settled(client, name, left_s), reads=name):
+        if asyncio.get_running_loop().time() >= end:
+            return False
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
+def _is_settled(client: MilvusClient, name: str, left_s: float) -> bool:
+    index = client.describe_index(name, "vector", timeout=left_s)
+    # Its "state" is of no use: it is Finished before building begins.
+    if int(index.get("pending_index_rows", 0)) > 0:
+        return False
+    try:
+        loaded: list[Any] = client.list_loaded_segments(name, timeout=left_s)
+    except grpc.RpcError as exc:
+        if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
+            # milvus-lite, which answers from its index as soon as it is built.
+            return True
+        raise
+    except MilvusException:
+        # Segments come and go while they are loaded.
+        return False
+    rows = sum(segment.num_rows for segment in loaded)
+    indexed = all(segment.index_name or segment.num_rows < _UNINDEXED_ROWS for segment in loaded)
+    return indexed and rows >= int(index.get("total_rows", 0))
