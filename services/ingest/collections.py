@@ -161,6 +161,10 @@ class Collections:
             vocabulary=new.vocabulary,
             created_at_ms=now_ms(),
         )
+        try:
+            await self._vectors.check_index(Generation.of(record))
+        except FailedPrecondition as exc:
+            raise exc.at("collection") from exc
         await self._steps.run(self._make(record))
         return record
 

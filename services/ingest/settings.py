@@ -71,5 +71,5 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     measure_growth: float = Field(
         2.0, gt=1, description="An index is measured anew when it has so many times as many rows as at the last time"
     )
-    measure_rows: _PositiveInt = Field(1_000, description="Rows from which on an index is measured at all")
+    measure_rows: _PositiveInt = Field(2_000, description="Rows from which on an index is measured at all")
     growth_check_s: _PositiveSeconds = Field(60.0, description="Pause between two looks at one collection's growth")

@@ -23,7 +23,7 @@ from services.ingest.files import ImageFiles
 from services.ingest.jobs.agreement import agreement
 from services.ingest.jobs.copying import Copier, Copying
 from services.ingest.jobs.following import Following
-from services.ingest.jobs.measuring import Measuring
+from services.ingest.jobs.measuring import Measuring, recall_words
 from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.record import JobRecord
 from services.ingest.jobs.run import JobFailed, Run
@@ -108,6 +108,7 @@ class Reindex:
             return
         if target.number not in {record.generation, record.previous.number if record.previous else 0}:
             await run.ask(self._vectors.drop_generation, Generation.of(record.under(target)))
+            await run.ask(self._measuring.forget, name, target.number)
 
     async def ended(self, job: JobRecord) -> None:
         """See JobBody."""
@@ -156,6 +157,7 @@ class Reindex:
         retired = run.job.retired
         if retired is not None:
             await run.ask(self._vectors.drop_generation, Generation.of(record.under(retired)))
+            await run.ask(self._measuring.forget, record.name, retired.number)
 
     async def _build(self, run: Run, target: GenerationRecord) -> None:
         """Bring every image, in the order of their keys, from behind the cursor."""
@@ -203,10 +205,12 @@ class Reindex:
     async def _check(self, run: Run, target: GenerationRecord) -> None:
         """Measure the new index; JobFailed where it does not find what the live one finds."""
         record = await self._owning.look(run)
-        notes = []
+        following = record.under(target)
+        run.update(detail=f"measuring the recall of generation {target.number}")
+        found = await run.ask(lambda: run.race(self._measuring.measure(following)))
+        notes = [recall_words(found, target.index.target_recall)]
         if record.fingerprint == target.fingerprint:
             run.update(detail=f"comparing searches of generation {target.number} with those of {record.generation}")
-            following = record.under(target)
             share, searches = await run.ask(agreement, self._vectors, record, following)
             needed = float(run.job.params.get("min_agreement") or _MIN_AGREEMENT)
             notes.append(f"{share:.3f} of {searches} sampled searches keep their top result")

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from services.common.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -110,6 +110,19 @@ class Run:
         except TimeoutError:
             return
         self.check()
+
+    async def race(self, call: Coroutine[Any, Any, _T]) -> _T:
+        """The result of something long that writes nothing; it is dropped as soon as the job should not go on."""
+        task = asyncio.ensure_future(call)
+        halted = asyncio.ensure_future(self._halted.wait())
+        try:
+            await asyncio.wait({task, halted}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.check()
+            return await task
+        finally:
+            task.cancel()
+            halted.cancel()
 
     async def ask(self, call: Callable[_P, Awaitable[_T]], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """The result of `call` with these arguments.

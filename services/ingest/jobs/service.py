@@ -9,6 +9,7 @@ from services.common.deadline import time_left_s
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.records import CollectionRecord, GenerationRecord, IndexSpec
+from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
 from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.record import JobRecord, new_job_id
@@ -49,6 +50,7 @@ class Jobs:
         collections: Collections,
         vocabularies: Vocabularies,
         embedder: EmbedderClient,
+        vectors: VectorStore,
     ) -> None:
         """Work on these."""
         self._store = store
@@ -57,6 +59,7 @@ class Jobs:
         self._collections = collections
         self._vocabularies = vocabularies
         self._embedder = embedder
+        self._vectors = vectors
 
     async def reindex(self, new: NewReindex) -> JobRecord:
         """Start building a collection's next generation, or going back to the one before.
@@ -64,7 +67,8 @@ class Jobs:
         Raises:
             NotFound: there is no such collection, or the embedder has no such model.
             InvalidArgument: the fields do not go together.
-            FailedPrecondition: another job works on the collection, or there is nothing to go back to.
+            FailedPrecondition: another job works on the collection, there is nothing to go back to, or the engine has no
+                such index.
         """
         # Written so that NaN fails too.
         if not 0 <= new.min_agreement <= 1 or math.isnan(new.min_agreement):
@@ -79,6 +83,7 @@ class Jobs:
             await self._check_way_back(record)
             return await self._start("reindex", record, {"rollback": True})
         target = await self._target(record, new)
+        await self._vectors.check_index(Generation.of(record.under(target)))
         params = {"target": target.model_dump(mode="json"), "min_agreement": new.min_agreement}
         return await self._start("reindex", record, params)
 
