@@ -1,7 +1,7 @@
 """Which images a query ranks: found by whole vectors, by segments, or both, and brought with their vectors."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -91,6 +91,15 @@ class CandidateSearch:
             tags=tuple(tags.get(image_id, {}) for image_id in kept) if query.tag_weight > 0 else None,
         )
         return Gathered(candidates, tuple(found), vectors)
+
+    async def named(self, query: SearchQuery, generation: Generation, ids: Sequence[str]) -> Gathered:
+        """Candidates found by their titles alone; with whole vectors only where results are compared."""
+        if not query.compares_results:
+            return bare(ids, generation)
+        images = await self._images(query, generation, ids)
+        kept = [image_id for image_id in ids if image_id in images]
+        vectors = _stacked([images[image_id] for image_id in kept], generation)
+        return replace(bare(kept, generation), vectors=vectors)
 
     async def tagged(self, query: SearchQuery, generation: Generation, where: str) -> Gathered:
         """The first images by id that pass `where`, with their tags and no vectors; at most MOST_TAGGED."""

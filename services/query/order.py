@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.query.calibration import Calibration
 from services.query.candidates import Gathered
@@ -41,6 +42,7 @@ class Ranking:
         self._gathered = gathered = found.gathered
         self._ids = gathered.candidates.ids
         self._by_parts: Scores | None = None
+        self._title_ranks: dict[int, int] = {}
         # Without parts all are as good as each other.
         self._scores = np.ones(len(self._ids))
         passing = sorted(range(len(self._ids)), key=self._ids.__getitem__)
@@ -96,7 +98,8 @@ class Ranking:
         lists = [by_title] if by_parts is None else [by_parts, by_title]
         self._scores = np.zeros(len(self._ids))
         for ranked in lists:
-            self._scores[ranked] += (_RANK_OFFSET + 1) / (_RANK_OFFSET + 1 + np.arange(len(ranked))) / len(lists)
+            self._scores[ranked] += _reciprocal(np.arange(len(ranked))) / len(lists)
+        self._title_ranks = {at: rank for rank, at in enumerate(by_title)}
         found = {at for ranked in lists for at in ranked}
         return sorted(found, key=lambda at: (-self._scores[at], self._ids[at]))
 
@@ -105,4 +108,10 @@ class Ranking:
         for row in self._by_parts.explain(index) if self._by_parts else ():
             yield row if row.part is None else replace(row, part=self._query.parts[row.part].index)
         if (bm25 := self._found.titles.get(self._ids[index])) is not None:
-            yield PartScore(None, "title", bm25, float(self._scores[index]), 1.0 / (2 if self._by_parts else 1))
+            worth = float(_reciprocal(self._title_ranks[index]))
+            yield PartScore(None, "title", bm25, worth, 1.0 / (2 if self._by_parts else 1))
+
+
+def _reciprocal(rank: NDArray[np.int_] | int) -> NDArray[np.float64]:
+    """What a rank is worth, in (0, 1]: 1 for the first, whose rank is 0."""
+    return np.asarray((_RANK_OFFSET + 1) / (_RANK_OFFSET + 1 + np.asarray(rank)), dtype=np.float64)

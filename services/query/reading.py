@@ -20,8 +20,8 @@ __all__ = ["reading"]
 _SHOWN_CHARACTERS: Final = 80
 
 
-def reading(parts: tuple[QueryPart, ...], relations: tuple[Relation, ...] = ()) -> str:
-    """Such as `text "an owl" at the left + 0.5 x image "a1" - text "a dog" (1 above 2)`."""
+def reading(parts: tuple[QueryPart, ...], relations: tuple[Relation, ...] = (), title: str = "") -> str:
+    """Such as `text "an owl" at the left + 0.5 x image "a1" - text "a dog" (1 above 2), title "snow"`."""
     words: list[str] = []
     for part in parts:
         if words:
@@ -32,7 +32,8 @@ def reading(parts: tuple[QueryPart, ...], relations: tuple[Relation, ...] = ()) 
         what = f"{_content(part.content)}{_wish(part)}"
         words.append(what if size == 1 else f"{size:g} x {what}")
     words += [f"({relation.first + 1} {relation.kind.value} {relation.second + 1})" for relation in relations]
-    return " ".join(words)
+    found = [" ".join(words)] if words else []
+    return ", ".join([*found, f'title "{_short(title)}"'] if title else found)
 
 
 def _wish(part: QueryPart) -> str:

@@ -73,6 +73,9 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         if not 0 <= value <= 1:
             raise InvalidArgument(f"needs a number in [0, 1], not {value:g}", field=field)
     title_text = _read_title_text(message, mode)
+    for field in ("fold_duplicates", "diversity"):
+        if mode is Mode.TAGS and getattr(message, field):
+            raise InvalidArgument("compares vectors, which mode TAGS does not look at", field=field)
     if message.nprobe > MAX_NPROBE:
         raise InvalidArgument(f"is at most {MAX_NPROBE}; 0 lets the service choose", field="nprobe")
     if message.consistency not in _CONSISTENCIES:

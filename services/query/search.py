@@ -128,7 +128,7 @@ class Search:
         generation = Generation.of(collection)
         calibration = self._calibrations.of(collection.fingerprint)
         plan = Plan(
-            reading(query.parts, query.relations),
+            reading(query.parts, query.relations, query.title_text),
             generation,
             calibrated=calibration.measured,
             trace_id=trace_id(),
@@ -161,7 +161,7 @@ class Search:
                 return Found(await self._by_tags(query, generation, parts, plan))
             if not parts:
                 by_title = await self._titles(query, generation, needed)
-                return Found(bare(list(by_title), generation), by_title)
+                return Found(await self._candidates.named(query, generation, list(by_title)), by_title)
             ids, by_title = await both(
                 self._candidates.find(query, index_plan, parts, needed), self._titles(query, generation, needed)
             )

@@ -1,5 +1,6 @@
 import pytest
 
+from services.common.cache import TtlCache
 from services.common.errors import Internal, NotFound
 from services.common.objects import LocalObjects
 from services.common.records import (
@@ -9,7 +10,6 @@ from services.common.records import (
     collection_key,
     vocabulary_key,
 )
-from services.common.cache import TtlCache
 from services.query.collections import Collections
 
 ROOMY_S = 60.0

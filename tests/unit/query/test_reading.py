@@ -43,5 +43,10 @@ def test_each_content(content: Content, words: str) -> None:
     assert reading(parts((content, 1))) == words
 
 
+def test_a_title() -> None:
+    assert reading((), title="snowy owl") == 'title "snowy owl"'
+    assert reading(parts((Text("", "owl"), 1)), title="snow") == 'text "owl", title "snow"'
+
+
 def test_a_negative_first_part() -> None:
     assert reading(parts((Text("", "dog"), -2), (Text("", "owl"), 1))) == '- 2 x text "dog" + text "owl"'

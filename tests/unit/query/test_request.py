@@ -180,6 +180,8 @@ BAD: dict[str, tuple[pb.SearchRequest, str, str]] = {
     ),
     "diversity above 1": (request(diversity=1.5), "diversity", "[0, 1]"),
     "diversity negative": (request(diversity=-0.5), "diversity", "[0, 1]"),
+    "diversity by tags": (request(diversity=0.5, mode=pb.SEARCH_MODE_TAGS), "diversity", "TAGS"),
+    "duplicates by tags": (request(fold_duplicates=True, mode=pb.SEARCH_MODE_TAGS), "fold_duplicates", "TAGS"),
     "diversity NaN": (request(diversity=math.nan), "diversity", "[0, 1]"),
     "placement nowhere": (
         request(pb.Part(text="x"), pb.Part(text="x", placement=pb.Placement())),
