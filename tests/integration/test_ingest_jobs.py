@@ -1,16 +1,20 @@
 """Jobs of a real ingest process: the next generation of an index, the way back, and tags chosen anew."""
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import pytest
+from PIL import Image
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from services.common.errors import NotFound
-from services.common.records import CollectionRecord, collection_key
+from services.common.objects import ObjectMissing
+from services.common.records import CollectionRecord, TuningRecord, collection_key, tuning_key
 from services.common.settings import VectorSettings
 from services.common.vectors import Consistency, Generation, VectorStore
 from tests.engines import free_port, milvus_lite, wait_until
@@ -30,6 +34,7 @@ from tests.integration.ingest_support import (
     listed,
     make_collection,
     picture,
+    put,
     read,
     refused,
     tagged,
@@ -42,13 +47,20 @@ RUNNING, SUCCEEDED = pb.Job.STATE_RUNNING, pb.Job.STATE_SUCCEEDED
 FAILED, CANCELLED = pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED
 
 
+SETTINGS = {
+    "SACCADE_INGEST_RETIRE_S": "0.5",
+    "SACCADE_INGEST_GROWTH_CHECK_S": "0.3",
+    "SACCADE_INGEST_MEASURE_ROWS": "8",
+}
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """milvus-lite, objects, and an embedder with two models."""
     folder = tmp_path_factory.mktemp("jobs")
     port = free_port()
     with milvus_lite(folder / "milvus") as milvus, embedder_process(port, SACCADE_MODEL="toy,demo"):
-        yield Stack(milvus, port, folder / "objects", {"SACCADE_INGEST_RETIRE_S": "0.5"})
+        yield Stack(milvus, port, folder / "objects", SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +264,112 @@ def test_images_that_are_not_finished_come_along(ingest: IngestServiceStub) -> N
     found = collection_of(ingest, name)
     assert (found.model, found.image_count) == ("demo", 12)
     assert found.segment_count == sum(len(get(ingest, name, f"i{i:02}").segments) for i in range(12))
+
+
+def patchwork(seed: int) -> bytes:
+    """A PNG of squares of random colours."""
+    colours = np.array([*COLOURS.values()], dtype=np.uint8)
+    squares = colours[np.random.default_rng(seed).integers(len(colours), size=(4, 4))]
+    out = io.BytesIO()
+    Image.fromarray(squares).resize((32, 32), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_too_little_agreement_fails_the_job(stack: Stack, ingest: IngestServiceStub) -> None:
+    """One list of many is searched: some have their neighbours on the other side of its border."""
+    name = make_collection(ingest)
+    # For fewer milvus-lite builds no lists.
+    for i in range(320):
+        create(ingest, name, patchwork(i), id=f"i{i:03}", wait_for=DURABLE)
+    assert wait_until(lambda: counts(ingest, name)[0] == 320, timeout_s=JOB_T)
+    poor = pb.IndexSpec(nlist=32, nprobe=1)
+    job = ended(ingest, reindex(ingest, name, index=poor, min_agreement=1))
+    assert job.state == FAILED, job
+    assert "generation 1 stays" in job.failure
+    assert (collection_of(ingest, name).generation, record_of(stack, name).building) == (1, None)
+    assert not exists(stack, record_of(stack, name).model_copy(update={"generation": 2}))
+    # Nobody has to ask for so much.
+    assert ended(ingest, reindex(ingest, name, index=poor, min_agreement=0.01)).state == SUCCEEDED
+
+
+def test_a_collection_that_has_grown_is_built_and_measured_anew(stack: Stack, ingest: IngestServiceStub) -> None:
+    name = make_collection(ingest)
+    for i in range(8):
+        create(ingest, name, picture(seed=i), id=f"i{i}", wait_for=DURABLE)
+    assert wait_until(lambda: measured(stack, name, 1) >= 8, timeout_s=JOB_T)
+    before = measured(stack, name, 1)
+    for i in range(8, 8 + before):
+        create(ingest, name, picture(seed=i), id=f"i{i}", wait_for=DURABLE)
+    assert wait_until(lambda: measured(stack, name, 1) >= 2 * before, timeout_s=JOB_T)
+
+    # As if it had been built for few rows.
+    record = record_of(stack, name).model_copy(update={"built_nlist": 16})
+    put(stack, collection_key(name), record.to_bytes())
+    assert wait_until(lambda: collection_of(ingest, name).generation == 2, timeout_s=JOB_T)
+    assert record_of(stack, name).built_nlist == 128
+    [job] = ingest.ListJobs(pb.ListJobsRequest(collection=name), timeout=T).jobs
+    assert ended(ingest, job).state == SUCCEEDED
+    # One is enough.
+    looks = len(ingest.ListJobs(pb.ListJobsRequest(collection=name), timeout=T).jobs)
+    assert looks == 1
+
+
+def measured(stack: Stack, name: str, generation: int) -> int:
+    """Images that the generation had when it was measured."""
+    try:
+        return TuningRecord.model_validate_json(read(stack, tuning_key(name, generation))).image_rows
+    except ObjectMissing:
+        return 0
+
+
+def test_tags_are_chosen_anew(stack: Stack, ingest: IngestServiceStub) -> None:
+    colours = [*COLOURS]
+    words = pb.Vocabulary(name="colours", entries=[pb.Vocabulary.Entry(name=c, category="colour") for c in colours])
+    ingest.PutVocabulary(pb.PutVocabularyRequest(vocabulary=words), timeout=T)
+    name = make_collection(ingest)
+    for i, ground in enumerate(colours[:4]):
+        create(ingest, name, picture(ground, seed=i), id=f"i{i}", tags=["own"], wait_for=SEGMENTED)
+    before = get(ingest, name, "i0", include_masks=True)
+    job = ingest.RetagCollection(pb.RetagCollectionRequest(collection=name, vocabulary="colours"), timeout=T).job
+    # An update meanwhile is not lost, and an image that comes meanwhile gets the new words.
+    change(ingest, name, "i1", tags=[{"name": "mine"}])
+    create(ingest, name, picture("purple", seed=9), id="late", wait_for=SEGMENTED)
+    job = ended(ingest, job)
+    assert job.state == SUCCEEDED, job
+    assert collection_of(ingest, name).vocabulary == "colours"
+    after = get(ingest, name, "i0", include_masks=True)
+    assert [(s.box, s.mask) for s in after.segments] == [(s.box, s.mask) for s in before.segments]
+    assert after.tags[0].name == "own"
+    for image_id in ("i0", "i1", "i2", "i3", "late"):
+        image = get(ingest, name, image_id)
+        model = [tag for tag in image.tags if tag.name not in {"own", "mine"}]
+        assert model
+        assert {tag.name for tag in model} <= set(colours)
+        assert {tag.category for tag in model} == {"colour"}
+        assert {tag.name for segment in image.segments for tag in segment.tags} <= set(colours)
+        assert listed(ingest, name, filter=tagged(model[0].name)).count(image_id) == 1
+    assert get(ingest, name, "i1").tags[0].name == "mine"
+    tags, _ = rows_of(stack, record_of(stack, name))
+    assert tags["i0"][0] == "own"
+
+    # The same words changed.
+    fewer = pb.Vocabulary(name="colours", entries=words.entries[:2])
+    ingest.PutVocabulary(pb.PutVocabularyRequest(vocabulary=fewer), timeout=T)
+    job = ended(ingest, ingest.RetagCollection(pb.RetagCollectionRequest(collection=name), timeout=T).job)
+    assert job.state == SUCCEEDED, job
+    for image_id in ("i0", "late"):
+        assert {tag.name for tag in get(ingest, name, image_id).tags} <= {"own", *colours[:2]}
+    error = refused(ingest.RetagCollection, pb.RetagCollectionRequest(collection=name, vocabulary="none_such"))
+    assert (error.code, error.fields[0][0]) == (grpc.StatusCode.NOT_FOUND, "vocabulary")
+
+
+def test_a_collection_that_is_deleted_ends_its_job(ingest: IngestServiceStub, collection: str) -> None:
+    job = reindex(ingest, collection, model="demo")
+    ingest.DeleteCollection(pb.DeleteCollectionRequest(name=collection, force=True), timeout=T)
+    job = ended(ingest, job)
+    assert job.state in {CANCELLED, SUCCEEDED, FAILED}, job
+    error = refused(ingest.GetCollection, pb.GetCollectionRequest(name=collection))
+    assert error.code == grpc.StatusCode.NOT_FOUND
+    # The name is free, and nothing of the old one is there.
+    make_collection(ingest, name=collection)
+    assert counts(ingest, collection) == (0, 0, 0)

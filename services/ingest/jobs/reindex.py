@@ -44,6 +44,7 @@ _PATIENT_ROUNDS: Final = 20
 _SKEW_MS: Final = 60_000
 _LOST_SWAPS: Final = 5
 _MIN_AGREEMENT: Final = 0.9
+_SETTLE_S: Final = 120.0
 
 
 class Reindex:
@@ -211,6 +212,8 @@ class Reindex:
         notes = [recall_words(found, target.index.target_recall)]
         if record.fingerprint == target.fingerprint:
             run.update(detail=f"comparing searches of generation {target.number} with those of {record.generation}")
+            # Until its index is in force an engine compares all rows, and finds everything.
+            await run.ask(lambda: run.race(self._vectors.settle(Generation.of(following), limit_s=_SETTLE_S)))
             share, searches = await run.ask(agreement, self._vectors, record, following)
             needed = float(run.job.params.get("min_agreement") or _MIN_AGREEMENT)
             notes.append(f"{share:.3f} of {searches} sampled searches keep their top result")

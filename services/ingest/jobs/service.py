@@ -67,8 +67,8 @@ class Jobs:
         Raises:
             NotFound: there is no such collection, or the embedder has no such model.
             InvalidArgument: the fields do not go together.
-            FailedPrecondition: another job works on the collection, there is nothing to go back to, or the engine has no
-                such index.
+            FailedPrecondition: another job works on the collection, there is nothing to go back to, or the engine has
+                no such index.
         """
         # Written so that NaN fails too.
         if not 0 <= new.min_agreement <= 1 or math.isnan(new.min_agreement):
