@@ -135,11 +135,12 @@ def _chosen(
 
 
 def _measured(kind: QueryKind, of: Of, target_recall: float, tuning: TuningRecord | None) -> int | None:
-    """The least that reached the recall; the index's all where none did."""
+    """The least that reached the recall, and half of what is left above it, as the sample was small; else the most."""
     if tuning is None:
         return None
     points: tuple[RecallPoint, ...] = getattr(tuning, f"{of}_by_{kind.value}")
     if not points:
         return None
-    reached = [point.nprobe for point in points if point.recall >= target_recall]
+    wanted = (1 + target_recall) / 2
+    reached = [point.nprobe for point in points if point.recall >= wanted]
     return min(reached) if reached else max(point.nprobe for point in points)
