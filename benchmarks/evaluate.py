@@ -11,6 +11,8 @@ objects.MODE.map_at_10               single objects, by "a photo of an owl" and 
 exclusion.removed_fraction           "an owl, without a dog": 1 - images with a dog among the first 10 over those among
                                      the first 10 for the owl alone; exclusion.recall_at_10: of owls without a dog, and
                                      before
+modified.recall_at_10                a close-up of one object with another one as modifier: images that show both; and
+                                     modified.picture_alone, modified.text_alone of the same
 region_to_image.small.MODE.recall_at_10   a box around an object under 8 % of its picture; found relevant images out of
                                      min(10, relevant), relevant ones showing the same object
 region_to_image.all.MODE.recall_at_10     the same for labelled boxes of any size, their own image left out
@@ -41,6 +43,7 @@ from benchmarks.plan import Plan, demo_plan, own_plan
 from benchmarks.query_sets import (
     ArrangementQuery,
     ExclusionQuery,
+    ModifiedQuery,
     ObjectQuery,
     PictureQuery,
     RegionQuery,
@@ -104,6 +107,7 @@ async def _ask(open_client: Callable[[], AsyncClient], plan: Plan, screen: Scree
         for mode in MODES:
             report |= await _objects(client, mode, plan.objects, screen)
         report |= await _exclusions(client, plan.exclusions, screen)
+        report |= await _modified(client, plan.modified, screen)
         for name, queries in (("small", plan.small), ("all", plan.regions)):
             for mode in MODES:
                 report |= await _regions(client, name, mode, queries, screen)
@@ -177,6 +181,29 @@ async def _exclusions(client: AsyncClient, queries: Sequence[ExclusionQuery], sc
         "exclusion.removed_fraction": 1 - still / there if there else 1.0,
         "exclusion.recall_at_10": mean([after for _, _, _, after in answers]),
         "exclusion.recall_at_10_before": mean([before for _, _, before, _ in answers]),
+    }
+
+
+async def _modified(client: AsyncClient, queries: Sequence[ModifiedQuery], screen: Screen) -> Report:
+    if not queries:
+        return {}
+
+    async def ask(query: ModifiedQuery) -> tuple[float, float, float]:
+        picture = await asyncio.to_thread(query.picture)
+        both = make_part(image=picture)
+        both.modifier = query.modifier
+        asked = ([both], [make_part(image=picture)], [make_part(text=query.modifier)])
+        others = filters.negated(filters.ids(query.source))
+        answers = [await client.search(COLLECTION, parts=parts, filter=others, top_k=10) for parts in asked]
+        found = [recall_at([result.image.id for result in answer.results], query.relevant, 10) for answer in answers]
+        return found[0], found[1], found[2]
+
+    answers = await _each(queries, ask, screen, "modified pictures")
+    return {
+        "modified.queries": len(answers),
+        "modified.recall_at_10": mean([both for both, _, _ in answers]),
+        "modified.picture_alone.recall_at_10": mean([picture for _, picture, _ in answers]),
+        "modified.text_alone.recall_at_10": mean([text for _, _, text in answers]),
     }
 
 

@@ -10,6 +10,7 @@ from benchmarks.query_sets import (
     SMALL_AREA,
     ArrangementQuery,
     ExclusionQuery,
+    ModifiedQuery,
     ObjectQuery,
     PictureQuery,
     RegionQuery,
@@ -17,6 +18,7 @@ from benchmarks.query_sets import (
     demo_pictures,
     demo_regions,
     exclusion_queries,
+    modified_queries,
     object_queries,
     own_pictures,
     own_regions,
@@ -39,6 +41,7 @@ class Plan:
     arrangements: Sequence[ArrangementQuery]
     objects: Sequence[ObjectQuery]
     exclusions: Sequence[ExclusionQuery]
+    modified: Sequence[ModifiedQuery]
     vocabulary: Mapping[str, str]
     templates: Sequence[str]
 
@@ -55,6 +58,7 @@ def demo_plan(demo_dir: Path, limit: int, queries: int, *, split: str = "eval") 
         arrangements=demo_arrangements(min(queries, limit) if limit else queries),
         objects=object_queries(labels)[:queries],
         exclusions=exclusion_queries(labels)[:queries],
+        modified=modified_queries(labels)[:queries],
         vocabulary={entry["name"]: entry.get("category", "") for entry in words["entries"]},
         templates=words["prompt_templates"],
     )
@@ -79,6 +83,7 @@ def own_plan(path: Path, limit: int, queries: int) -> Plan:
         arrangements=(),
         objects=object_queries(found)[:queries],
         exclusions=exclusion_queries(found)[:queries],
+        modified=modified_queries(found)[:queries],
         vocabulary=names,
         templates=(),
     )

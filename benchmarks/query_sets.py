@@ -22,6 +22,7 @@ __all__ = [
     "SMALL_AREA",
     "ArrangementQuery",
     "ExclusionQuery",
+    "ModifiedQuery",
     "ObjectQuery",
     "PictureQuery",
     "RegionQuery",
@@ -29,6 +30,7 @@ __all__ = [
     "demo_pictures",
     "demo_regions",
     "exclusion_queries",
+    "modified_queries",
     "object_queries",
     "own_pictures",
     "own_regions",
@@ -80,6 +82,16 @@ class ObjectQuery:
 
 
 @dataclass(frozen=True)
+class ModifiedQuery:
+    """A close-up cut from the image `source`, and words for something else; `relevant` images show both."""
+
+    picture: Callable[[], bytes]
+    modifier: str
+    source: str
+    relevant: frozenset[str]
+
+
+@dataclass(frozen=True)
 class ExclusionQuery:
     """An object that is wanted without another one: `relevant` images hold the first alone, `holding` the second."""
 
@@ -114,6 +126,24 @@ def exclusion_queries(labels: Sequence[Label]) -> list[ExclusionQuery]:
         if shared and images - shared:
             text, without = (f"a photo of {_with_article(name)}" for name in (wanted, unwanted))
             queries.append(ExclusionQuery(text, without, images - shared, by_name[unwanted]))
+    return queries
+
+
+def modified_queries(labels: Sequence[Label]) -> list[ModifiedQuery]:
+    """For each name in an image, cut out, the other one that stands with it most often elsewhere, in words."""
+    queries = []
+    by_name = _by_name(labels)
+    holders = {name: frozenset(label.id for label, _ in shown) for name, shown in by_name.items()}
+    for name, shown in by_name.items():
+        label, thing = max(shown, key=lambda pair: pair[1].area_fraction)
+        other, relevant = max(
+            ((other, (holders[name] & holding) - {label.id}) for other, holding in holders.items() if other != name),
+            key=lambda pair: len(pair[1]),
+            default=("", frozenset[str]()),
+        )
+        if relevant and other not in label.names:
+            crop = partial(_crop, label.path, thing.box)
+            queries.append(ModifiedQuery(crop, f"a photo of {_with_article(other)}", label.id, relevant))
     return queries
 
 
