@@ -158,3 +158,17 @@ def test_lsh_compares_at_most_a_twentieth_exactly() -> None:
     for passing in (50_000, MANY):
         made = plan(IndexSpec(type=IndexType.LSH), passing=passing)
         assert 0 < made.nprobe <= passing / 20
+
+
+def test_a_plan_leaves_room_above_the_target() -> None:
+    """A sample says nearly what the recall is."""
+    points = (RecallPoint(nprobe=8, recall=0.951), RecallPoint(nprobe=16, recall=0.98))
+    assert plan(tuning=measured(images_by_image=points)).nprobe == 16
+
+
+def test_signs_compare_what_was_measured_and_at_most_one_row_in_twenty() -> None:
+    index = IndexSpec(type=IndexType.LSH)
+    points = (RecallPoint(nprobe=500, recall=0.99), RecallPoint(nprobe=1_000, recall=0.999))
+    assert plan(index, tuning=measured(images_by_image=points)).nprobe == 500
+    assert plan(index).nprobe == 2_000
+    assert plan(index, passing=4_000).nprobe == 200
