@@ -101,6 +101,9 @@ def search(
     consistency: build.Consistency = "",
     explain: bool = False,
     include_masks: bool = False,
+    title_text: str = "",
+    target_recall: float = 0.0,
+    modifier: str = "",
 ) -> Call[query.SearchResponse]:
     """Images that fit the query, best first.
 
@@ -113,22 +116,26 @@ def search(
         parts: More to look for, from `make_part`, each with a weight of its own.
         relations: How parts should stand to each other, from `make_relation`; `text`, `image` and so on come first.
         literal_text: Take texts as written, and read no place, relation or count from them.
-        mode: whole, segment or hybrid ("": hybrid).
+        mode: whole, segment, hybrid or tags ("": hybrid); tags may go with a filter and nothing to look for.
         filter: Which images count, from saccade.filters or as the JSON mapping of the contract's Filter.
         top_k: Most results, 1 to 100; 0 for 10.
         page_token: `next_page_token` of the page before.
-        min_score: Lowest score, in [0, 1].
+        min_score: Lowest calibrated score, in [0, 1]; 0.5 is as likely a match as not.
         fold_duplicates: Fold near-duplicates into their best one; `duplicate_ids` of a result names them.
         diversity: Variety among results, in [0, 1]; 0: none. They do not come by score then.
-        weights: What counts how much in hybrid mode, such as {"whole": 0.4, "segment": 0.6}.
+        weights: What counts how much in hybrid mode, such as {"whole": 0.2, "segment": 0.8, "tag": 0.1}.
         exact: Compare with every vector.
-        nprobe: Lists to search; 0: chosen.
+        nprobe: Lists to search; 0: chosen for the target recall.
         consistency: eventual, bounded or strong ("": bounded).
         explain: Say of each result how its score came about.
         include_masks: Send the matched segments' masks.
+        title_text: Words to find in titles and descriptions, alone or beside parts; not every engine can.
+        target_recall: Recall@10 to aim for, in (0, 1]; 0: the collection's.
+        modifier: Words that change what `image`, `like` and `region` look for, such as "in the snow".
     """
-    wanted: list[dict[str, Any]] = [{"text": text}, {"image": image}, {"like": like or None}, {"region": region}]
-    own = [build.make_part(**content) for content in wanted if None not in content.values()]
+    pictures: list[dict[str, Any]] = [{"image": image}, {"like": like or None}, {"region": region}]
+    own = [] if text is None else [build.make_part(text=text)]
+    own += [build.make_part(**content, modifier=modifier) for content in pictures if None not in content.values()]
     request = query.SearchRequest(
         collection=collection,
         parts=[*own, *parts],
@@ -147,6 +154,8 @@ def search(
         consistency=build.named_value(query.Consistency, "CONSISTENCY_", consistency),
         explain=explain,
         include_masks=include_masks,
+        title_text=title_text,
+        target_recall=target_recall,
     )
     return Call("query", "Search", request, _same)
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import ListValue, Value
 
-from saccade.common.v1.types_pb2 import Filter
+from saccade.common.v1.types_pb2 import BoundingBox, Filter
 
 __all__ = [
     "all_of",
@@ -22,6 +22,7 @@ __all__ = [
     "metadata",
     "negated",
     "segment_area_fraction",
+    "segment_within",
     "tags",
     "width",
 ]
@@ -44,9 +45,9 @@ def negated(inner: Filter) -> Filter:
     return Filter(negated=inner)
 
 
-def tags(*names: str, all: bool = False) -> Filter:
-    """One of these tags is there, or `all` of them."""
-    return Filter(tags=Filter.Tags(names=names, all=all))
+def tags(*names: str, all: bool = False, min_confidence: float = 0.0) -> Filter:
+    """One of these tags is there, or `all` of them, each at least so sure; a person's tags have the confidence 1."""
+    return Filter(tags=Filter.Tags(names=names, all=all, min_confidence=min_confidence))
 
 
 def metadata(
@@ -101,6 +102,11 @@ def height(*, min_px: float | None = None, max_px: float | None = None) -> Filte
 def segment_area_fraction(*, min: float | None = None, max: float | None = None) -> Filter:
     """The segment covers this share of its image, in [0, 1]; segment searches only."""
     return Filter(segment_area_fraction=Filter.Range(min=min, max=max))
+
+
+def segment_within(x0: float, y0: float, x1: float, y1: float) -> Filter:
+    """The segment's box lies in this box, as fractions of the image's sides; segment searches only."""
+    return Filter(segment_within=BoundingBox(x0=x0, y0=y0, x1=x1, y1=y1))
 
 
 def ids(*names: str) -> Filter:

@@ -205,10 +205,12 @@ def make_part(
     weight: float | None = None,
     place: Place | Box | None = None,
     count: int = 0,
+    modifier: str = "",
 ) -> query_service_pb2.Part:
     """One element of a query: exactly one of text, image, like (the id of a stored image), region and vector.
 
-    `place` says where it should be, by name or as a box; `count` how many of it there should be, 0: any number.
+    `place` says where it should be, by name or as a box; `count` how many of it there should be, 0: any number;
+    `modifier` are words that change what a picture, region or vector looks for, such as "in the snow".
     """
     content: dict[str, Any] = {}
     if text is not None:
@@ -223,7 +225,7 @@ def make_part(
         content["vector"] = vector_tensor(vector)
     if len(content) != 1:
         raise ValueError(f"a part needs exactly one of text, image, like, region and vector, not {len(content)}")
-    return query_service_pb2.Part(weight=weight, placement=_placement(place), count=count, **content)
+    return query_service_pb2.Part(weight=weight, placement=_placement(place), count=count, modifier=modifier, **content)
 
 
 def make_relation(first: int, kind: RelationKind, second: int) -> query_service_pb2.Relation:

@@ -47,14 +47,27 @@ def search(
     point: Annotated[
         list[str] | None, typer.Option(help="Only what lies at this point of the one --image or --like: x,y.")
     ] = None,
-    mode: Annotated[str, typer.Option(help="whole, segment or hybrid.")] = "hybrid",
+    modifier: Annotated[
+        str, typer.Option(help='Words that change what --image, --like and --region look for: "in the snow".')
+    ] = "",
+    title: Annotated[str, typer.Option(help="Words to find in titles and descriptions, alone or beside others.")] = "",
+    mode: Annotated[str, typer.Option(help="whole, segment, hybrid, or tags (by tags alone).")] = "hybrid",
+    tag_weight: Annotated[
+        float | None, typer.Option(min=0, help="What tags count in hybrid mode, beside whole and segment (sum 1).")
+    ] = None,
     filter_json: FilterOption = "",
     tag: TagOption = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="Most results.")] = 10,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.0,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Lowest score; 0.5: as likely a match as not.")] = 0.0,
     fold: Annotated[bool, typer.Option("--fold", help="Fold near-duplicates into their best one.")] = False,
     diversity: Annotated[float, typer.Option(min=0, max=1, help="Variety among results; 0: none.")] = 0.0,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector.")] = False,
+    target_recall: Annotated[
+        float, typer.Option(min=0, max=1, help="Recall@10 to aim for; 0: the collection's.")
+    ] = 0.0,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how each score came about, and how the index was searched.")
+    ] = False,
     page_token: Annotated[str, typer.Option(help="For the next page, as the page before says.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -66,16 +79,21 @@ def search(
     if context.args:
         words = " ".join(context.args)
         raise typer.BadParameter(f'words go with --text: saccade search --text "{words}"', ctx=context)
-    parts = _region_parts(image or [], like or [], box, point or [])
+    if modifier and not (image or like or region):
+        raise typer.BadParameter("--modifier changes what --image, --like or --region look for", ctx=context)
+    changed = {"modifier": modifier}
+    parts = _region_parts(image or [], like or [], box, point or [], changed)
     parts += [_weighted(item, lambda words: {"text": words}) for item in text or []]
     parts += [_weighted(item, lambda words: {"text": words}, _NEGATIVE_WEIGHT) for item in without or []]
-    parts += [_weighted(item, lambda value: {"region": _region(value)}) for item in region or []]
-    if not parts:
-        raise typer.BadParameter("needs --text, --image, --like or --region", ctx=context)
-    known: Sequence[Mode] = ("whole", "segment", "hybrid")
+    parts += [_weighted(item, lambda value: {"region": _region(value)} | changed) for item in region or []]
+    known: Sequence[Mode] = ("whole", "segment", "hybrid", "tags")
     wanted = next((name for name in known if name == mode), None)
     if wanted is None:
-        raise typer.BadParameter(f"--mode needs whole, segment or hybrid, not {mode}", ctx=context)
+        raise typer.BadParameter(f"--mode needs whole, segment, hybrid or tags, not {mode}", ctx=context)
+    if not parts and not title and not (wanted == "tags" and (tag or filter_json)):
+        raise typer.BadParameter(
+            "needs --text, --image, --like, --region or --title, or --mode tags with --tag or --filter", ctx=context
+        )
     answer = client_of(context).search(
         collection,
         parts=parts,
@@ -88,19 +106,46 @@ def search(
         fold_duplicates=fold,
         diversity=diversity,
         exact=exact,
+        weights={} if tag_weight is None else {"tag": tag_weight},
+        title_text=title,
+        target_recall=target_recall,
+        explain=explain,
     )
     if as_json:
         write_json(to_dict(answer))
         return
-    show_table(
-        ["#", "file", "title", "id", "score", "matched segments"],
-        [
-            [rank, result.image.source, result.image.title, result.image.id, f"{result.score:.3f}", _matched(result)]
-            for rank, result in enumerate(answer.results, start=1)
-        ],
-        empty="nothing found",
-    )
+    columns = ["#", "file", "title", "id", "score", "matched segments"]
+    rows: list[list[object]] = [
+        [rank, result.image.source, result.image.title, result.image.id, f"{result.score:.3f}", _matched(result)]
+        for rank, result in enumerate(answer.results, start=1)
+    ]
+    if explain:
+        columns.append("part, kind: raw, calibrated, weight")
+        rows = [[*row, _why(result)] for row, result in zip(rows, answer.results, strict=True)]
+    show_table(columns, rows, empty="nothing found")
     _describe(answer)
+    if explain:
+        _describe_plan(answer.plan)
+
+
+def _why(result: query.SearchResult) -> str:
+    """How a score came about."""
+    rows = []
+    for score in result.score_parts:
+        what = f"{score.part + 1}, {score.kind}" if score.HasField("part") else score.kind
+        rows.append(f"{what}: {score.raw:.2f}, {score.calibrated:.2f}, {score.weight:.2f}")
+    return "; ".join(rows)
+
+
+def _describe_plan(plan: query.SearchPlan) -> None:
+    """How the query was read, and how the index was searched."""
+    note(f"read as: {plan.reading}")
+    for made in plan.searches:
+        how = "every row" if made.exact else f"nprobe {made.nprobe}"
+        note(f"{made.what}: {made.index}, {how}, {made.passing:,} of {made.rows:,} rows pass; {made.reason}")
+    if not plan.calibrated:
+        note("scores: no figures were measured for this model; common ones were taken")
+    note(f"generation {plan.generation}, model {plan.fingerprint}")
 
 
 def _describe(answer: query.SearchResponse) -> None:
@@ -122,11 +167,13 @@ def _matched(result: query.SearchResult) -> str:
     return "; ".join(lines)
 
 
-def _region_parts(images: list[str], likes: list[str], box: str, points: list[str]) -> list[query.Part]:
+def _region_parts(
+    images: list[str], likes: list[str], box: str, points: list[str], changed: dict[str, str]
+) -> list[query.Part]:
     """The parts of --image and --like: whole pictures, or with --box and --point the one picture's region."""
     if not box and not points:
-        parts = [_weighted(item, lambda value: {"image": value}) for item in images]
-        return parts + [_weighted(item, lambda value: {"like": value}) for item in likes]
+        parts = [_weighted(item, lambda value: {"image": value} | changed) for item in images]
+        return parts + [_weighted(item, lambda value: {"like": value} | changed) for item in likes]
     if len(images) + len(likes) != 1:
         raise typer.BadParameter("--box and --point need exactly one --image or --like; use --region for more")
 
@@ -137,7 +184,7 @@ def _region_parts(images: list[str], likes: list[str], box: str, points: list[st
             box=_box(_numbers(box, 4, "--box")) if box else None,
             points=[_point(item) for item in points],
         )
-        return {"region": region}
+        return {"region": region} | changed
 
     return [_weighted((images or likes)[0], content)]
 

@@ -118,6 +118,49 @@ def test_search_writes_json(services: FakeServices, run: Run) -> None:
     assert services.last.top_k == 3
 
 
+def test_search_by_tags_and_titles(services: FakeServices, run: Run) -> None:
+    services.will("Search", query.SearchResponse())
+    assert run("search", "--mode", "tags", "--tag", "owl").code == 0
+    assert (services.last.mode, len(services.last.parts)) == (query.SEARCH_MODE_TAGS, 0)
+    assert services.last.filter.tags.names == ["owl"]
+    assert (
+        run("search", "--title", "snowy owl", "--like", "abc", "--modifier", "in snow", "--tag-weight", 0.5).code == 0
+    )
+    assert services.last.title_text == "snowy owl"
+    assert (services.last.parts[0].image_id, services.last.parts[0].modifier) == ("abc", "in snow")
+    assert services.last.weights.tag == 0.5
+    assert not services.last.weights.HasField("whole")
+    assert run("search", "--title", "owl", "--target-recall", 0.5).code == 0
+    assert (len(services.last.parts), services.last.target_recall) == (0, 0.5)
+    assert not services.last.explain
+
+
+def test_search_explains(services: FakeServices, run: Run) -> None:
+    made = query.IndexSearch(
+        what="images by text", index="IVF_FLAT", nprobe=8, rows=5_000, passing=1_234, reason="measured"
+    )
+    result = query.SearchResult(
+        image=types_pb2.Image(id="abc"),
+        score=0.75,
+        score_parts=[
+            query.ScorePart(part=0, kind="whole", raw=0.25, calibrated=0.5, weight=0.2),
+            query.ScorePart(kind="title", raw=7, calibrated=1, weight=0.5),
+        ],
+    )
+    plan = query.SearchPlan(reading='text "owl"', searches=[made], generation=2, fingerprint="f00d")
+    services.will("Search", query.SearchResponse(results=[result], plan=plan))
+    outcome = run("search", "--text", "owl", "--explain")
+    assert services.last.explain
+    assert "1, whole: 0.25, 0.50, 0.20; title: 7.00, 1.00, 0.50" in outcome.out
+    for line in (
+        'read as: text "owl"',
+        "images by text: IVF_FLAT, nprobe 8, 1,234 of 5,000 rows pass; measured",
+        "no figures were measured",
+        "generation 2, model f00d",
+    ):
+        assert line in outcome.err
+
+
 def test_search_by_regions(services: FakeServices, run: Run, folder: Path) -> None:
     services.will("Search", query.SearchResponse())
     picture = folder / "a.jpg"
@@ -139,8 +182,11 @@ def test_search_by_regions(services: FakeServices, run: Run, folder: Path) -> No
     ("arguments", "sentence"),
     [
         (["search"], "needs --text, --image"),
+        (["search", "--mode", "tags"], "--mode tags with --tag or --filter"),
+        (["search", "--text", "a", "--modifier", "b"], "--modifier changes what --image"),
+        (["search", "--text", "a", "--target-recall", "2"], "--target-recall"),
         (["search", "an", "owl"], 'saccade search --text "an owl"'),
-        (["search", "--text", "a", "--mode", "both"], "--mode needs whole, segment or hybrid"),
+        (["search", "--text", "a", "--mode", "both"], "--mode needs whole, segment, hybrid or tags"),
         (["search", "--text", "a", "--filter", "{"], "--filter is no JSON"),
         (["search", "--text", "a", "--filter", "[]"], "--filter must be a JSON object"),
         (["search", "--text", "a", "--filter", '{"size": 1}'], "filter:"),

@@ -28,7 +28,11 @@ def test_search_puts_every_argument_into_the_request(services: FakeServices, cli
         region=make_region(image="https://example.org/a.png", box=(0.0, 0.25, 0.5, 1.0)),
         parts=[make_part(text="a dog", weight=-0.5), make_part(vector=[1.0, 0.0])],
         mode="segment",
-        filter=f.all_of(f.tags("pizza", all=True), f.negated(f.metadata("lens.mm", max=35))),
+        filter=f.all_of(
+            f.tags("pizza", all=True, min_confidence=0.5),
+            f.negated(f.metadata("lens.mm", max=35)),
+            f.segment_within(0.0, 0.25, 0.5, 1.0),
+        ),
         top_k=5,
         page_token="token",
         min_score=0.5,
@@ -38,6 +42,9 @@ def test_search_puts_every_argument_into_the_request(services: FakeServices, cli
         consistency="strong",
         explain=True,
         include_masks=True,
+        title_text="menu",
+        target_recall=0.5,
+        modifier="in the snow",
     )
     assert answer.next_page_token == "more"
     request = services.last
@@ -52,12 +59,16 @@ def test_search_puts_every_argument_into_the_request(services: FakeServices, cli
     assert request.parts[1].image == b"jpeg"
     assert request.parts[3].region.image_url == "https://example.org/a.png"
     assert request.parts[3].region.box.y0 == 0.25
+    assert [part.modifier for part in request.parts] == ["", *["in the snow"] * 3, "", ""]
+    assert (request.title_text, request.target_recall) == ("menu", 0.5)
     assert request.parts[4].weight == -0.5
     assert not request.parts[0].HasField("weight")
     assert list(request.parts[5].vector.shape) == [2]
     assert request.mode == query.SEARCH_MODE_SEGMENT
     assert request.consistency == query.CONSISTENCY_STRONG
     assert list(request.filter.all.filters[0].tags.names) == ["pizza"]
+    assert request.filter.all.filters[0].tags.min_confidence == 0.5
+    assert request.filter.all.filters[2].segment_within.y0 == 0.25
     assert request.filter.all.filters[1].negated.metadata.range.max == 35
     assert list(request.filter.all.filters[1].negated.metadata.path) == ["lens", "mm"]
     assert not request.filter.all.filters[1].negated.metadata.range.HasField("min")
