@@ -183,7 +183,7 @@ class EmbedderClient:
         """For each row of `vectors` the tags that an analysis would give it, most confident first.
 
         Args:
-            vectors: Unit rows, shape [n, dimension]; 1 to 4,096.
+            vectors: Unit rows, shape [n, dimension]; at most 4,096. For none nobody is asked.
             areas: The share of its image that each covers, in (0, 1]; 1 is an image as a whole.
             vocabulary: Words to choose from, at least one.
             templates: Sentences for the words; none: the embedder's own.
@@ -191,6 +191,8 @@ class EmbedderClient:
             lane: Its queue.
             fingerprint: That the model must have.
         """
+        if not len(vectors):
+            return []
         request = pb.ChooseTagsRequest(
             model=model,
             vectors=to_tensor(vectors),

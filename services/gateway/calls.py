@@ -131,4 +131,6 @@ CALLS: Final[tuple[Call, ...]] = (
     Call("POST", "/v1/model:embedImages", EMBEDDER, "EmbedImages", body=EVERYTHING, file="images"),
     Call("POST", "/v1/model:analyzeImages", EMBEDDER, "AnalyzeImages", body=EVERYTHING, file="images"),
     Call("POST", "/v1/model:segmentAt", EMBEDDER, "SegmentAt", body=EVERYTHING, file="image"),
+    Call("POST", "/v1/model:embedRegions", EMBEDDER, "EmbedRegions", body=EVERYTHING, file="image"),
+    Call("POST", "/v1/model:chooseTags", EMBEDDER, "ChooseTags", body=EVERYTHING),
 )

@@ -92,6 +92,7 @@ async def test_tags_are_those_of_an_analysis(served: Served) -> None:
         assert chosen[0] == ()
         assert sorted(tags[0].name for tags in chosen[1:3]) == ["green", "red"]
         assert analysis.tags
+        assert await client.choose_tags(rows[:0], [], WORDS) == []
         # Other sentences are another space.
         (analysis_2,) = await client.analyze_images([DATA], vocabulary=WORDS, prompt_templates=["{}", "{} thing"])
         assert isinstance(analysis_2, Analysis)

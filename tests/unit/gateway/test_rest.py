@@ -42,6 +42,8 @@ ROUTES = [
     ("POST", "/v1/model:embedImages", {"images": ["AAA="]}, "EmbedImages", {"images": ["AAA="]}),
     ("POST", "/v1/model:analyzeImages", {"images": ["AAA="]}, "AnalyzeImages", {"images": ["AAA="]}),
     ("POST", "/v1/model:segmentAt", {"image": "AAA="}, "SegmentAt", {"image": "AAA="}),
+    ("POST", "/v1/model:embedRegions", {"image": "AAA="}, "EmbedRegions", {"image": "AAA="}),
+    ("POST", "/v1/model:chooseTags", {"area_fractions": [0.5]}, "ChooseTags", {"area_fractions": [0.5]}),
     ("POST", "/v1/collections", {"name": "c"}, "CreateCollection", {"collection": {"name": "c"}}),
     ("GET", "/v1/collections?page_size=5", None, "ListCollections", {"page_size": 5}),
     ("GET", "/v1/collections/c", None, "GetCollection", {"name": "c"}),
