@@ -37,7 +37,7 @@ def test_every_field_and_value_is_described(document: dict[str, Any]) -> None:
     assert bare == []
     mode = document["components"]["schemas"]["SearchMode"]
     assert "SEARCH_MODE_TAGS" in mode["enum"]
-    assert "`SEARCH_MODE_TAGS`: No vectors" in mode["description"]
+    assert "`SEARCH_MODE_TAGS`: Tags alone" in mode["description"]
 
 
 def test_forms_are_offered_where_a_body_holds_a_picture(document: dict[str, Any]) -> None:
