@@ -48,6 +48,7 @@ __all__ = [
     "LEFT",
     "MIDDLE",
     "NEW",
+    "OLD",
     "PICTURES",
     "RIGHT",
     "TIMEOUT_S",
@@ -94,6 +95,8 @@ PICTURES: Final[dict[str, tuple[str, tuple[Patch, ...]]]] = {
     "green-blue": ("green", (("blue", RIGHT),)),
     "yellow-blue": ("yellow", (("blue", MIDDLE),)),
 }
+OLD: Final = frozenset({"blue-middle", "green"})
+"""Whose titles say so."""
 NEW: Final = "red-new"
 """Whole vector only: not taken apart yet."""
 GHOST: Final = "red-ghost"
@@ -258,11 +261,13 @@ class _Loader:
         image = ImageRow(
             id=name,
             vector=analysis.vector,
-            tags=tuple(name.split("-")),
+            tags=dict.fromkeys(name.split("-"), 1.0)
+            | {tag.name: tag.confidence for tag in analysis.tags if tag.name not in name.split("-")},
             metadata={"shelf": shelf, "note": 'said "hi"'},
             width=analysis.width,
             height=analysis.height,
             created_at_ms=shelf + 1,
+            text=_title(name),
         )
         generation = Generation.of(self.collection)
         await self.vectors.upsert_images(generation, [image])
@@ -281,8 +286,9 @@ class _Loader:
             height=image.height,
             sha256="0" * 64,
             source=f"{image.id}.png",
+            title=image.text,
             metadata=image.metadata,
-            user_tags=image.tags,
+            user_tags=tuple(image.id.split("-")),
             model_tags=tuple(
                 TagRecord(name=tag.name, category=tag.category, confidence=tag.confidence) for tag in analysis.tags
             ),
@@ -300,6 +306,11 @@ class _Loader:
         await self.objects.put(record_key("toys", image.id), record.to_bytes())
 
 
+def _title(name: str) -> str:
+    """Words that no picture shows."""
+    return f"{'Old' if name in OLD else 'New'} painting of {name.replace('-', ' and ')}"
+
+
 def _segment_row(image: ImageRow, segment: Segment) -> SegmentRow:
     assert segment.vector is not None
     return SegmentRow(
@@ -309,7 +320,7 @@ def _segment_row(image: ImageRow, segment: Segment) -> SegmentRow:
         box=segment.box,
         area=segment.area_fraction,
         stability=segment.stability,
-        tags=tuple(tag.name for tag in segment.tags),
+        tags={tag.name: tag.confidence for tag in segment.tags},
         image_tags=image.tags,
         metadata=image.metadata,
         width=image.width,

@@ -75,13 +75,6 @@ def test_what_can_not_be_taken_apart(
     assert (error_of(caught).code, error_of(caught).fields[0][0]) == (code, field)
 
 
-def test_what_is_not_offered_says_so(query: QueryServiceStub) -> None:
-    request = pb.SearchRequest(collection="toys", parts=[pb.Part(text="red")], mode=pb.SEARCH_MODE_TAGS)
-    with pytest.raises(grpc.RpcError) as caught:
-        query.Search(request, timeout=TIMEOUT_S)
-    assert "not offered" in error_of(caught).message
-
-
 def test_a_map(query: QueryServiceStub) -> None:
     request = pb.ProjectImagesRequest(collection="toys", parts=[pb.Part(text="red"), pb.Part(image_id="blue")])
     map_ = query.ProjectImages(request, timeout=TIMEOUT_S)
@@ -182,6 +175,12 @@ def test_without_an_embedder_stored_pictures_are_searched_all_the_same(gallery: 
             query.Search(red(), timeout=TIMEOUT_S)
         assert error_of(caught).code == grpc.StatusCode.UNAVAILABLE
         assert "embedder" in error_of(caught).message
+        # Words and stored pictures have tags without it.
+        parts = [pb.Part(text="red"), pb.Part(image_id="red-blue"), pb.Part(text="white", weight=-1)]
+        by_tags = pb.SearchRequest(collection="toys", parts=parts, mode=pb.SEARCH_MODE_TAGS)
+        assert "red" in ids(query.Search(by_tags, timeout=TIMEOUT_S))
+        titled = pb.SearchRequest(collection="toys", title_text="painting")
+        assert query.Search(titled, timeout=TIMEOUT_S).results
 
 
 def test_without_a_segmenter_the_answer_says_what_was_left_out(gallery: Stack) -> None:
