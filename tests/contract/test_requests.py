@@ -54,6 +54,51 @@ SEARCHES: Final[dict[str, tuple[query.SearchRequest, str]]] = {
         query.SearchRequest(parts=[box_part(types_pb2.BoundingBox(x0=math.nan, y0=0.1, x1=0.2, y1=0.4))]),
         "parts[0].region.box",
     ),
+    "nothing but mode TAGS": (query.SearchRequest(mode=query.SEARCH_MODE_TAGS), "parts"),
+    "blank title": (query.SearchRequest(title_text=" \n "), "title_text"),
+    "title of 10,000 characters": (query.SearchRequest(title_text="a" * 10_000), "title_text"),
+    "title by segments": (
+        query.SearchRequest(title_text="a", parts=[query.Part(text="red")], mode=query.SEARCH_MODE_SEGMENT),
+        "title_text",
+    ),
+    "modifier of a text": (query.SearchRequest(parts=[query.Part(text="red", modifier="blue")]), "parts[0].modifier"),
+    "blank modifier": (
+        query.SearchRequest(parts=[query.Part(image=good(), modifier=" \t")]),
+        "parts[0].modifier",
+    ),
+    "target_recall of 2": (query.SearchRequest(parts=[query.Part(text="red")], target_recall=2), "target_recall"),
+    "target_recall NaN": (
+        query.SearchRequest(parts=[query.Part(text="red")], target_recall=math.nan),
+        "target_recall",
+    ),
+    "negative tag weight": (
+        query.SearchRequest(parts=[query.Part(text="red")], weights=query.Weights(tag=-1)),
+        "weights.tag",
+    ),
+    "variety among tags": (
+        query.SearchRequest(parts=[query.Part(text="red")], mode=query.SEARCH_MODE_TAGS, diversity=0.5),
+        "diversity",
+    ),
+    "confidence of 2": (
+        query.SearchRequest(parts=[query.Part(text="red")], filter=filters.tags("red", min_confidence=2)),
+        "filter.tags.min_confidence",
+    ),
+    "place of a segment in whole images": (
+        query.SearchRequest(
+            parts=[query.Part(text="red")],
+            filter=filters.segment_within(0, 0, 0.5, 0.5),
+            mode=query.SEARCH_MODE_WHOLE,
+        ),
+        "filter.segment_within",
+    ),
+    "place of a segment outside": (
+        query.SearchRequest(
+            parts=[query.Part(text="red")],
+            filter=filters.segment_within(0, 0, 0.5, 1.5),
+            mode=query.SEARCH_MODE_SEGMENT,
+        ),
+        "filter.segment_within",
+    ),
     "point outside": (query.SearchRequest(parts=[point_part(0.5, -0.1)]), "parts[0].region.points[0]"),
     "region of nothing": (
         query.SearchRequest(parts=[query.Part(region=query.Region(image=good()))]),
@@ -115,6 +160,9 @@ BODIES: Final[dict[str, tuple[Any, str]]] = {
     "min_score of 400 digits": ({"parts": [{"text": "red"}], "min_score": 10**400}, "min_score"),
     "NaN weight": ({"parts": [{"text": "red", "weight": "NaN"}]}, "parts[0].weight"),
     "infinite weight": ({"parts": [{"text": "red", "weight": "-Infinity"}]}, "parts[0].weight"),
+    "title of words": ({"title_text": ["a"]}, "title_text"),
+    "modifier of a text": ({"parts": [{"text": "red", "modifier": "blue"}]}, "parts[0].modifier"),
+    "target_recall of 2": ({"parts": [{"text": "red"}], "target_recall": 2}, "target_recall"),
     "unknown field": ({"parts": [{"text": "red", "wieght": 1}]}, "parts[0].wieght"),
     "unknown field at the top": ({"parts": [{"text": "red"}], "top": 3}, "top"),
     "two contents": ({"parts": [{"text": "red", "image_id": "red"}]}, "parts[0]"),
@@ -274,17 +322,14 @@ def test_texts_in_a_batch_are_named(client: Client) -> None:
     assert refused(client, calls.embed_texts([])).field == "texts"
 
 
-NOT_BUILT: Final[dict[str, tuple[query.SearchRequest, str]]] = {
-    "mode TAGS": (query.SearchRequest(mode=query.SEARCH_MODE_TAGS), "mode"),
-    "tag weight": (query.SearchRequest(weights=query.Weights(tag=0.5)), "weights.tag"),
-}
+@pytest.mark.parametrize("text", [NASTY, '"', "\\", "' or 1 == 1 or '", "%", "{}", "é\u2028"])
+def test_words_of_tags_and_titles_are_no_code(client: Client, text: str) -> None:
+    answer = client.search(COLLECTION, text=text, mode="tags", consistency="strong")
+    assert {result.image.id for result in answer.results} <= {"nasty"}
+    answer = client.search(COLLECTION, title_text=text, consistency="strong")
+    assert len(answer.results) <= 3
 
 
-@pytest.mark.parametrize("name", NOT_BUILT)
-def test_what_is_not_built_yet_says_so(client: Client, name: str) -> None:
-    request, field = NOT_BUILT[name]
-    full = query.SearchRequest(parts=[query.Part(text="red")])
-    full.MergeFrom(request)
-    refusal = refused(client, search_call(full))
-    assert refusal.code in {INVALID, grpc.StatusCode.UNIMPLEMENTED}
-    assert refusal.field.startswith(field), refusal
+def test_tags_and_titles_over_http(http: httpx.Client) -> None:
+    assert http.get(SEARCH, params={"text": "red", "mode": "tags"}).status_code == httpx.codes.OK
+    assert http.get(SEARCH, params={"title_text": "red"}).json()["plan"]["reading"] == 'title "red"'
