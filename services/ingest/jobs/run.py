@@ -1,6 +1,7 @@
 """One job while it is worked on: what it has done, whether it should go on, and its patience with others."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
@@ -105,10 +106,9 @@ class Run:
 
     async def pause(self, seconds: float) -> None:
         """Wait, and raise as `check` does as soon as the job should not go on."""
-        try:
-            await asyncio.wait_for(self._halted.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._halted.wait()
         self.check()
 
     async def race(self, call: Coroutine[Any, Any, _T]) -> _T:

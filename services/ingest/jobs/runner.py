@@ -100,8 +100,10 @@ class JobRunner:
             # A look that fails for whatever reason must not be the last one.
             except Exception as exc:
                 _log.error("look for jobs failed", exc_info=exc)
+            # Not wait_for, which may lose a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._scan_s)
+                async with asyncio.timeout(self._scan_s):
+                    await self._woken.wait()
             self._woken.clear()
 
     async def _look(self) -> None:
