@@ -240,6 +240,25 @@ def test_tags_narrow_and_modes_change_what_answers(page: Page, labels: list[Labe
     assert "tag=" not in page.url
 
 
+def test_tags_alone_and_titles(page: Page, labels: list[Label]) -> None:
+    label = a_scene_of_several(labels)
+    search(page, label.caption)
+    page.get_by_label("Titles").check(force=True)
+    page.wait_for_url(lambda url: "mode=title" in url)
+    assert label.id in results(page)[:3]
+    expect(page.locator("#reading")).to_be_hidden()
+    page.get_by_label("Tags", exact=True).check(force=True)
+    page.wait_for_url(lambda url: "mode=tags" in url)
+    found = search(page, label.objects[0].name)
+    holders = {other.id for other in labels if label.objects[0].name in other.names}
+    assert found[0] in holders
+    assert "Tags: " in str(page.locator(".card .score").first.get_attribute("title"))
+    page.locator(".card img.loaded").nth(0).wait_for()
+    page.screenshot(path=BUILD / "page-tags.png")
+    page.locator(".card .frame").first.click()
+    expect(page.locator("#detail-body")).to_contain_text("Made of")
+
+
 def test_a_dropped_picture_is_searched_with(page: Page, labels: list[Label]) -> None:
     dropped = transfer(page, labels[0].path)
     page.dispatch_event("#results", "dragenter", {"dataTransfer": dropped})

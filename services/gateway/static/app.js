@@ -133,13 +133,16 @@ function showPlan(plan, seconds) {
   const inside = plan.timings.reduce((sum, timing) => sum + parseFloat(timing.duration), 0);
   const stages = plan.timings.map((timing) => `${timing.stage} ${milliseconds(parseFloat(timing.duration))}`);
   const how = plan.exact ? "compared with every vector" : plan.candidates ? `${plan.candidates.toLocaleString("en")} ranked` : "";
-  const line = el("span", { title: [plan.reading && `Read as: ${plan.reading}`, ...stages, plan.trace_id && `Trace ${plan.trace_id}`].filter(Boolean).join("\n") },
+  const line = el("span", { title: [plan.reading && `Read as: ${plan.reading}`, ...stages, ...plan.searches.map(searched), plan.trace_id && `Trace ${plan.trace_id}`].filter(Boolean).join("\n") },
     el("b", {}, milliseconds(inside || seconds)), ...[...stages, how].filter(Boolean).map((text) => `  ·  ${text}`));
   $("plan").replaceChildren(line);
-  // A text that was taken as it stands needs no line of its own.
-  $("reading").textContent = state.text && plan.reading && plan.reading !== `text "${state.text}"` ? `Read as: ${plan.reading}` : "";
+  // Words that were taken as they stand need no line of their own.
+  const asWritten = [`text "${state.text}"`, `title "${state.text}"`].includes(plan.reading);
+  $("reading").textContent = state.text && plan.reading && !asWritten ? `Read as: ${plan.reading}` : "";
   if (plan.degraded.length) $("plan").append(el("span", { class: "warn" }, `  ·  without ${plan.degraded.join(", ")}`));
 }
+
+const searched = (made) => `${made.what}: ${made.exact ? "every one compared" : `nprobe ${made.nprobe}`}, ${made.reason}`;
 
 const milliseconds = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(seconds * 1000))} ms` : `${seconds.toFixed(1)} s`);
 

@@ -2,7 +2,7 @@
 
 import * as api from "./client.js";
 import { $, bytes, el, isThing, nameOf, titleOf } from "./dom.js";
-import { distinct } from "./results.js";
+import { distinct, why } from "./results.js";
 import { outline, overlay, segmentPath, veil } from "./shapes.js";
 
 const STATES = {
@@ -107,6 +107,7 @@ function facts(image, result) {
   const time = (value) => (value ? new Date(value).toLocaleString() : "");
   const entries = [
     ["Score", result ? result.score.toFixed(3) : ""],
+    ["Made of", result ? why(result).join("  ·  ") : ""],
     ["State", image.state === "IMAGE_STATE_SEGMENTED" ? "" : STATES[image.state]],
     ["Failure", image.failure],
     ["Size", image.width ? `${image.width} × ${image.height}, ${bytes(image.size_bytes)}` : ""],

@@ -23,11 +23,18 @@ export function card(image, { result = null, how = "shape", onOpen, onAlike }) {
       icon("alike"), el("span", {}, "More like this")));
   if (result) node.append(meter(result.score));
   node.append(el("div", { class: "about" }, el("span", { class: "name", title: `${title}\n${image.id}` }, title),
-    result ? el("span", { class: "score", title: "Score, from 0 to 1" }, result.score.toFixed(2)) : null));
+    result ? el("span", { class: "score", title: `Score, from 0 to 1\n${why(result).join("\n")}` }, result.score.toFixed(2)) : null));
   if (result) node.append(el("p", { class: "matches" }, matchWords(matches)));
   stretch(node, shape);
   return node;
 }
+
+const KINDS = { whole: "Whole picture", segment: "Things in it", tag: "Tags", position: "Place", title: "Title" };
+
+/** How a score came about: what each comparison makes of it, from 0 to 1. */
+export const why = (result) =>
+  (result.score_parts || []).map(({ part, kind, calibrated, weight }) =>
+    `${KINDS[kind] || kind}${part > 0 ? ` (part ${part + 1})` : ""}: ${weight < 0 ? "unwanted, " : ""}${calibrated.toFixed(2)}`);
 
 export function skeletons(count) {
   return Array.from({ length: count }, (_, index) => {

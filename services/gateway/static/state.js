@@ -1,6 +1,7 @@
 // What is looked for, as far as it can stand in the page's address.
 
-const MODES = ["hybrid", "whole", "segment"];
+// In "title" the words are looked for in titles, beside what a picture shows where there is one.
+const MODES = ["hybrid", "whole", "segment", "tags", "title"];
 
 export const fresh = () => ({ collection: "", text: "", mode: "hybrid", tags: [], topK: 24, picture: null, region: null });
 
@@ -55,14 +56,17 @@ export const isQuery = (state) => Boolean(state.text || state.picture);
 export function toRequest(state, { pageToken = "", masks = true } = {}) {
   const parts = [];
   const files = {};
-  if (state.text) parts.push({ text: state.text });
+  const titles = state.mode === "title";
+  if (state.text && !titles) parts.push({ text: state.text });
   if (state.picture) parts.push(picturePart(state, parts.length, files));
   const request = {
     parts,
-    mode: `SEARCH_MODE_${state.mode.toUpperCase()}`,
+    title_text: titles ? state.text : "",
+    mode: `SEARCH_MODE_${titles ? "HYBRID" : state.mode.toUpperCase()}`,
     top_k: state.topK,
     page_token: pageToken,
     include_masks: masks,
+    explain: true,
   };
   if (state.tags.length) request.filter = tagFilter(state.tags);
   return { request, files };
