@@ -36,18 +36,25 @@ SIZES: Final = "1000,10000,100000,300000"
 LSH_SIZES: Final = "10000,100000"
 
 
-async def run(uri: str, sizes: list[int], lsh_sizes: list[int], queries: int, console: Console) -> Report:
-    """All cases of all sizes."""
+async def run(uri: str, sizes: list[int], lsh_sizes: list[int], *, queries: int, console: Console, out: Path) -> Report:
+    """All cases of all sizes; the report is written after each size, so that what is measured is not lost."""
     store = VectorStore(VectorSettings(milvus_uri=uri, milvus_timeout_s=120))
     report = Report()
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         for rows in sizes:
             report.cases += await measure_ivf(store, rows, queries, console.print)
+            _write(report, out)
         for rows in lsh_sizes:
             report.lsh += await measure_lsh(store, rows, queries, console.print)
+            _write(report, out)
     finally:
         await store.close()
     return report
+
+
+def _write(report: Report, out: Path) -> None:
+    out.write_text(json.dumps(report.figures(), indent=2) + "\n")
 
 
 def table_of(cases: list[Case]) -> Table:
@@ -76,7 +83,9 @@ def main(
             console.print(str(exc))
             raise typer.Exit(2) from exc
         with engine.process:
-            report = asyncio.run(run(engine.uri, _numbers(sizes), _numbers(lsh_sizes), queries, console))
+            report = asyncio.run(
+                run(engine.uri, _numbers(sizes), _numbers(lsh_sizes), queries=queries, console=console, out=out)
+            )
     console.print(table_of(report.cases))
     if report.lsh:
         console.print("LSH: signs of random projections, candidates compared exactly")
@@ -85,8 +94,6 @@ def main(
     for name in ("min_recall_at_10", "lsh.recall_at_10", "lsh.compared_fraction"):
         if name in figures:
             console.print(f"{name}: {figures[name]}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=2) + "\n")
     console.print(f"written: {out}")
 
 

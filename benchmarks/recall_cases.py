@@ -35,7 +35,8 @@ K: Final = 10
 FILTERS: Final = {"all": 1.0, "50pct": 0.5, "10pct": 0.1, "1pct": 0.01, "0.1pct": 0.001}
 TARGET_RECALL: Final = 0.95
 _WRITTEN_AT_ONCE: Final = 500
-_SETTLE_S: Final = 600.0
+# Building takes minutes where other programs need the processors too.
+_SETTLE_S: Final = 3_600.0
 
 Floats = NDArray[np.float32]
 
