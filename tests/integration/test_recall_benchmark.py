@@ -11,7 +11,7 @@ from benchmarks.recall import main
 from tests.engines import not_installed, tools_dir
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_small_run_reports_every_case(tmp_path: Path) -> None:
     if not (tools_dir() / "milvus").is_dir():
         not_installed("Milvus is not installed: run `make tools`")

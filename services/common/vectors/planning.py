@@ -100,7 +100,8 @@ def _why_exact(index: IndexSpec, kind: QueryKind, rows: int, passing: int | None
         return "a recall of 1 is every row"
     if passing is None:
         return "how many rows the filter passes is not known"
-    text = kind is QueryKind.TEXT
+    # An LSH index compares 5 % at most, whatever asks.
+    text = kind is QueryKind.TEXT and index.type is not IndexType.LSH
     limit = EXACT_TEXT_ROWS if text else EXACT_ROWS
     if passing <= limit:
         return f"{passing:,} rows are few enough to compare a {kind.value} with all (up to {limit:,})"
