@@ -123,9 +123,9 @@ def _escaped(text: str) -> str:
 def _show(reports: Sequence[ModelReport]) -> None:
     columns = [
         "model",
-        "dimension",
-        "searchable/s",
-        "segmented/s",
+        "dim",
+        "stored/s",
+        "segm./s",
         "search ms",
         "image mAP@10",
         "region mAP@10",

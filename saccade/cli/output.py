@@ -83,8 +83,10 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         # Names come from files and callers: they are shown as they are, not read as markup.
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
-    # A pipe has no width: lines are not folded there.
-    console.print(table, width=None if console.is_terminal else 10_000)
+    if not console.is_terminal:
+        # A pipe has no width: lines are not folded there.
+        console.width = 10_000
+    console.print(table)
 
 
 def note(sentence: str) -> None:

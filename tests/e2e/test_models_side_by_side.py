@@ -107,25 +107,25 @@ def test_a_model_that_is_not_loaded_makes_no_collection(client: Client, resnet: 
 def compared(stack: Stack, labels: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`saccade compare` as a person runs it."""
     addresses = {"EMBEDDER": stack.embedder, "INGEST": stack.ingest, "QUERY": stack.query}
-    env = os.environ | {f"SACCADE_{name}_ADDRESS": address for name, address in addresses.items()} | {"COLUMNS": "250"}
+    env = os.environ | {f"SACCADE_{name}_ADDRESS": address for name, address in addresses.items()}
     command = [str(Path(sys.executable).parent / "saccade"), "compare", str(labels), *options]
-    return subprocess.run(command, env=env, timeout=200, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=env, timeout=280, capture_output=True, text=True, check=False)
 
 
 def test_models_are_compared_in_one_table(stack_of_two: Stack, client: Client, resnet: str, tmp_path: Path) -> None:
     before = [collection.name for collection in client.list_collections()]
     labels, out = StackSettings().demo_dir / "gallery" / "labels.jsonl", tmp_path / "compared.json"
-    done = compared(stack_of_two, labels, "--limit", "16", "--queries", "12", "--json", str(out))
+    done = compared(stack_of_two, labels, "--limit", "12", "--queries", "8", "--json", str(out))
     assert done.returncode == 0, done.stderr
     header, by_demo, by_resnet = [line.split() for line in done.stdout.splitlines()]
-    assert header[:2] == ["model", "dimension"]
+    assert header[:2] == ["model", "dim"]
     assert (by_demo[0], by_resnet[0], by_resnet[1]) == ("demo", resnet, "512")
     assert by_resnet[-2:] == ["-", "-"]
     report = json.loads(out.read_text(encoding="utf-8"))
-    assert (report["images"], report["mode"]) == (16, "hybrid")
+    assert (report["images"], report["mode"]) == (12, "hybrid")
     demo, eyes = report["models"]
     assert (demo["model"], eyes["model"], eyes["dimension"]) == ("demo", resnet, 512)
-    assert (demo["images"], demo["failed"], eyes["images"]) == (16, 0, 16)
+    assert (demo["images"], demo["failed"], eyes["images"]) == (12, 0, 12)
     for one in (demo, eyes):
         assert one["searchable_per_s"] >= one["segmented_per_s"] > 0
         assert one["search_p50_ms"] > 0
