@@ -185,7 +185,9 @@ class Search:
         )
         if query.tag_weight <= 0:
             return vectors
-        return await self._tagger.tagged(query.parts, vectors, collection, required=by_tags)
+        tagged, missing = await self._tagger.tagged(query.parts, vectors, collection, required=by_tags)
+        plan.degraded.extend(missing)
+        return tagged
 
     async def _by_tags(
         self, query: SearchQuery, generation: Generation, parts: tuple[PartVectors, ...], plan: Plan

@@ -7,7 +7,7 @@ from typing import Final
 
 from services.common.domain import Lane, VocabularyEntry
 from services.common.embedder_client import EmbedderClient
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import (
     CollectionRecord,
@@ -70,7 +70,7 @@ class PartTagger:
         collection: CollectionRecord,
         *,
         required: bool,
-    ) -> tuple[PartVectors, ...]:
+    ) -> tuple[tuple[PartVectors, ...], tuple[str, ...]]:
         """The parts' vectors with their tags; those of a text or of something stored need no embedder.
 
         Args:
@@ -79,19 +79,33 @@ class PartTagger:
             collection: Whose vocabulary counts.
             required: Whether nothing but tags is searched by.
 
+        Returns:
+            The parts, and what was left out of them: tags that the embedder should have chosen and was not there to.
+
         Raises:
+            Unavailable: required tags are to be chosen, and the embedder is not there.
             NotFound: a stored image or segment is not there.
             FailedPrecondition: required tags are to be chosen by a model without a text tower.
         """
         vocabulary = await self._collections.vocabulary_of(collection)
-        found = await together(
-            self._tags(part, made, vocabulary, collection, required) for part, made in zip(parts, vectors, strict=True)
-        )
+        missing: list[str] = []
+
+        async def tags(part: QueryPart, made: PartVectors) -> Mapping[str, float]:
+            try:
+                return await self._tags(part, made, vocabulary, collection, required)
+            except Unavailable as exc:
+                if required:
+                    raise
+                missing.append(f"tags of {part.content.field}: {exc.message}")
+                return {}
+
+        found = await together(tags(part, made) for part, made in zip(parts, vectors, strict=True))
         rarity = await self._counter.rarity(Generation.of(collection), {name for tags in found for name in tags})
-        return tuple(
-            replace(made, tags={name: (confidence, rarity[name]) for name, confidence in tags.items()})
-            for made, tags in zip(vectors, found, strict=True)
+        tagged = tuple(
+            replace(made, tags={name: (confidence, rarity[name]) for name, confidence in carried.items()})
+            for made, carried in zip(vectors, found, strict=True)
         )
+        return tagged, tuple(missing)
 
     async def _tags(
         self,

@@ -15,6 +15,7 @@ from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError, api_error
 from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
+from services.common.tensors import to_tensor
 from tests.engines import EngineError, free_port, wait_until
 from tests.integration.query_gallery import (
     LEFT,
@@ -175,6 +176,12 @@ def test_without_an_embedder_stored_pictures_are_searched_all_the_same(gallery: 
             query.Search(red(), timeout=TIMEOUT_S)
         assert error_of(caught).code == grpc.StatusCode.UNAVAILABLE
         assert "embedder" in error_of(caught).message
+        # A vector needs it for its tags alone, which are left out.
+        vector = to_tensor(np.eye(60, dtype=np.float32)[0])
+        own = pb.SearchRequest(collection="toys", parts=[pb.Part(vector=vector)])
+        answer = query.Search(own, timeout=TIMEOUT_S)
+        assert answer.results
+        assert [missing.split(":")[0] for missing in answer.plan.degraded] == ["tags of parts[0].vector"]
         # Words and stored pictures have tags without it.
         parts = [pb.Part(text="red"), pb.Part(image_id="red-blue"), pb.Part(text="white", weight=-1)]
         by_tags = pb.SearchRequest(collection="toys", parts=parts, mode=pb.SEARCH_MODE_TAGS)

@@ -122,7 +122,8 @@ async def tags_of(
     tagger: PartTagger, content: Content, collection: CollectionRecord = COLLECTION, *, required: bool = True
 ) -> dict[str, tuple[float, float]]:
     vectors = [PartVectors.single(1.0, X)]
-    (made,) = await tagger.tagged([QueryPart(0, content, 1.0)], vectors, collection, required=required)
+    (made,), missing = await tagger.tagged([QueryPart(0, content, 1.0)], vectors, collection, required=required)
+    assert not missing
     assert np.array_equal(made.vector, X)
     return dict(made.tags)
 
