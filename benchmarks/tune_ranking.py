@@ -57,12 +57,12 @@ _FITS: Final[Mapping[Comparison, tuple[str, ...]]] = {
     Comparison.TAGS: ("names", "pictures"),
 }
 _PROBES: Final = {
-    Comparison.TEXT_WHOLE: Fusion(1, 0),
-    Comparison.IMAGE_WHOLE: Fusion(1, 0),
-    Comparison.TEXT_SEGMENT: Fusion(0, 1),
-    Comparison.IMAGE_SEGMENT: Fusion(0, 1),
-    Comparison.PICTURE_SEGMENTS: Fusion(0, 1, thing=0),
-    Comparison.PICTURE_THING: Fusion(0, 1),
+    Comparison.TEXT_WHOLE: Fusion(1, 0, 0),
+    Comparison.IMAGE_WHOLE: Fusion(1, 0, 0),
+    Comparison.TEXT_SEGMENT: Fusion(0, 1, 0),
+    Comparison.IMAGE_SEGMENT: Fusion(0, 1, 0),
+    Comparison.PICTURE_SEGMENTS: Fusion(0, 1, 0, thing=0),
+    Comparison.PICTURE_THING: Fusion(0, 1, 0),
     Comparison.TAGS: Fusion(0, 0, 1),
 }
 
@@ -171,7 +171,7 @@ def _search(
     asked: Asked, calibration: Calibration, console: Console
 ) -> tuple[list[Result], dict[str, float], dict[str, float]]:
     """What every setting of the grid gives, and whole and segment mode by themselves."""
-    whole, segment = (measure(asked, calibration, fusion) for fusion in (Fusion(1, 0), Fusion(0, 1)))
+    whole, segment = (measure(asked, calibration, fusion) for fusion in (Fusion(1, 0, 0), Fusion(0, 1, 0)))
     results = []
     alone: dict[tuple[float, float], dict[str, float]] = {}
     with console.status("searching") as status:

@@ -323,7 +323,7 @@ class Scores:
         as_thing = np.maximum.reduceat(_cosines(self._candidates.segments, part.vector), starts)
         odds_segments = self._calibration.log_odds(Comparison.PICTURE_SEGMENTS, by_segments)
         odds_thing = self._calibration.log_odds(Comparison.PICTURE_THING, as_thing)
-        thing = odds_thing > odds_segments
+        thing = (odds_thing > odds_segments) & (self._fusion.thing > 0)
         self._as_thing[at, has] = thing
         raw[has] = np.where(thing, as_thing, by_segments)
         shares = np.array([1.0, self._fusion.thing])[:, np.newaxis] / (1.0 + self._fusion.thing)
