@@ -61,6 +61,12 @@ class Counting:
 
         return done
 
+    def are_at_work(self, count: int) -> Callable[[], Awaitable[bool]]:
+        async def working() -> bool:
+            return self.at_work == count
+
+        return working
+
     def let(self, count: int) -> None:
         for _ in range(count):
             self.may_go_on.release()
@@ -187,11 +193,8 @@ async def test_a_lease_without_a_job_goes(replica: Replica) -> None:
 
 async def test_so_many_at_once(replica: Replica) -> None:
     made = [await replica.add(2) for _ in range(3)]
-    replica.body.let(2)
-    await until(replica.body.has_done(2))
-    # The third has no room until one has ended.
-    assert replica.body.at_work <= 2
-    replica.body.let(4)
+    await until(replica.body.are_at_work(2))
+    replica.body.let(6)
     for job in made:
         assert (await ended(replica.store, job)).state is JobState.SUCCEEDED
     assert replica.body.most_at_work == 2
