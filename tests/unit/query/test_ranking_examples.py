@@ -80,6 +80,8 @@ def test_a_close_up_of_a_thing_finds_where_it_is_one_of_many() -> None:
     assert scores.raw(0, "segment")[0] == 1.0
     ignored = score([close_up], images, Fusion(0, 1, 0, thing=0))
     assert ignored.scores[0] < scores.scores[0]
+    # What counts nothing answers nothing either.
+    assert ignored.raw(0, "segment")[0] < 1.0
 
 
 def test_a_part_is_the_image_or_one_thing_in_it() -> None:

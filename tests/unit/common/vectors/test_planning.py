@@ -172,3 +172,12 @@ def test_signs_compare_what_was_measured_and_at_most_one_row_in_twenty() -> None
     assert plan(index, tuning=measured(images_by_image=points)).nprobe == 500
     assert plan(index).nprobe == 2_000
     assert plan(index, passing=4_000).nprobe == 200
+
+
+def test_the_fewer_rows_a_filter_passes_the_more_lists_are_searched() -> None:
+    tuning = measured(images_by_image=POINTS)
+    wide, half, tenth = (
+        plan(tuning=tuning, passing=passing, target_recall=0.9) for passing in (MANY, MANY // 2, MANY // 10)
+    )
+    assert not (wide.exact or half.exact or tenth.exact)
+    assert wide.nprobe < half.nprobe < tenth.nprobe
