@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/.installed
 TOOLS := $(or $(SACCADE_TOOLS),.tools)
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(TOOLS)/bin:$(PATH)
 PYTEST := $(BIN)/pytest
+# In CI a test that fails is tried once more, and listed as RERUN: a busy machine's hiccup stops no change, and is seen.
+RERUNS := $(if $(CI),--reruns 1 --reruns-delay 2)
 
 .PHONY: help
 help: ## List the targets
@@ -60,7 +62,7 @@ recall: $(INSTALLED) tools ## Measure the recall of the index against exact sear
 
 .PHONY: test
 test: $(INSTALLED) tools ## All tests
-	$(PYTEST) tests
+	$(PYTEST) $(RERUNS) tests
 
 .PHONY: test-unit
 test-unit: $(INSTALLED) ## Tests of single parts, under a minute
