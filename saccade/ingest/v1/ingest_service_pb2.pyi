@@ -549,6 +549,7 @@ class Collection(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PREVIOUS_GENERATION_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
+    INDEX_MISSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 48 of a-z, 0-9 and '_', beginning with a letter."""
     description: _builtins.str
@@ -571,6 +572,8 @@ class Collection(_message.Message):
     """The generation before, kept to roll back to; 0: none."""
     job: _builtins.str
     """Job that works on the collection now; empty: none."""
+    index_missing: _builtins.bool
+    """True: the vector index has lost the collection. Nothing is found until RepairCollection has restored it."""
     @_builtins.property
     def index(self) -> Global___IndexSpec:
         """Its index."""
@@ -595,10 +598,11 @@ class Collection(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         previous_generation: _builtins.int = ...,
         job: _builtins.str = ...,
+        index_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "fingerprint", b"fingerprint", "generation", b"generation", "image_count", b"image_count", "index", b"index", "job", b"job", "model", b"model", "name", b"name", "pending_count", b"pending_count", "previous_generation", b"previous_generation", "segment_count", b"segment_count", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "fingerprint", b"fingerprint", "generation", b"generation", "image_count", b"image_count", "index", b"index", "index_missing", b"index_missing", "job", b"job", "model", b"model", "name", b"name", "pending_count", b"pending_count", "previous_generation", b"previous_generation", "segment_count", b"segment_count", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -832,6 +836,34 @@ class Job(_message.Message):
     STATE_CANCELLED: Job.State.ValueType  # 4
     """Ended by CancelJob."""
 
+    @_typing.final
+    class Finding(_message.Message):
+        """Differences of one kind that a repair found."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        FOUND_FIELD_NUMBER: _builtins.int
+        REPAIRED_FIELD_NUMBER: _builtins.int
+        kind: _builtins.str
+        """The kind, such as ROWS_MISSING."""
+        found: _builtins.int
+        """How many were found."""
+        repaired: _builtins.int
+        """How many of them are mended, or handed on to be done in a moment."""
+        def __init__(
+            self,
+            *,
+            kind: _builtins.str = ...,
+            found: _builtins.int = ...,
+            repaired: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "kind", b"kind", "repaired", b"repaired"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
@@ -844,6 +876,7 @@ class Job(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name, made by the service."""
     kind: _builtins.str
@@ -874,6 +907,10 @@ class Job(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Job.Finding]:
+        """A repair's findings, exact whatever their number; `errors` lists the latest one by one."""
+
     def __init__(
         self,
         *,
@@ -889,10 +926,11 @@ class Job(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         detail: _builtins.str = ...,
+        findings: _abc.Iterable[Global___Job.Finding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_time", b"create_time", "detail", b"detail", "done", b"done", "end_time", b"end_time", "errors", b"errors", "failed", b"failed", "failure", b"failure", "id", b"id", "kind", b"kind", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "create_time", b"create_time", "detail", b"detail", "done", b"done", "end_time", b"end_time", "errors", b"errors", "failed", b"failed", "failure", b"failure", "findings", b"findings", "id", b"id", "kind", b"kind", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -906,14 +944,14 @@ class ImportImagesRequest(_message.Message):
 
     @_typing.final
     class Bucket(_message.Message):
-        """Objects under a prefix of a bucket that the service may read."""
+        """Objects under a prefix of a bucket of the store that the service uses."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         BUCKET_FIELD_NUMBER: _builtins.int
         PREFIX_FIELD_NUMBER: _builtins.int
         bucket: _builtins.str
-        """The bucket."""
+        """The bucket; one of those that SACCADE_INGEST_IMPORT_BUCKETS names."""
         prefix: _builtins.str
         """Where the keys begin; empty: everything."""
         def __init__(
@@ -953,9 +991,12 @@ class ImportImagesRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
     URLS_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection."""
+    folder: _builtins.str
+    """A folder on the service's machine, file:///..., in the one that SACCADE_INGEST_IMPORT_ROOT names."""
     @_builtins.property
     def bucket(self) -> Global___ImportImagesRequest.Bucket:
         """Objects."""
@@ -974,13 +1015,14 @@ class ImportImagesRequest(_message.Message):
         collection: _builtins.str = ...,
         bucket: Global___ImportImagesRequest.Bucket | None = ...,
         urls: Global___ImportImagesRequest.Urls | None = ...,
+        folder: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "source", b"source", "urls", b"urls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "folder", b"folder", "source", b"source", "urls", b"urls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "collection", b"collection", "source", b"source", "tags", b"tags", "urls", b"urls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "collection", b"collection", "folder", b"folder", "source", b"source", "tags", b"tags", "urls", b"urls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["bucket", "urls"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["bucket", "urls", "folder"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 

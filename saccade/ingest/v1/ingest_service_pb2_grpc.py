@@ -211,8 +211,8 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportImages(self, request, context):
-        """Starts storing what lies under a bucket's prefix, or at addresses.
-        Not offered yet: UNIMPLEMENTED.
+        """Starts storing what lies under a bucket's prefix, in a folder, or at addresses. What is stored already stays as it
+        is, so the same import may be started again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,8 +233,8 @@ class IngestServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepairCollection(self, request, context):
-        """Starts comparing objects, records and vectors, and mending what differs.
-        Not offered yet: UNIMPLEMENTED.
+        """Starts comparing objects, records and vectors, and mending what differs; an index that was lost is built from what
+        is stored. What is being changed meanwhile is left alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,16 +57,16 @@ class IngestServiceStub:
     DeleteCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteCollectionRequest, _ingest_service_pb2.DeleteCollectionResponse]
     """Removes a collection and everything in it."""
     ImportImages: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ImportImagesRequest, _ingest_service_pb2.ImportImagesResponse]
-    """Starts storing what lies under a bucket's prefix, or at addresses.
-    Not offered yet: UNIMPLEMENTED.
+    """Starts storing what lies under a bucket's prefix, in a folder, or at addresses. What is stored already stays as it
+    is, so the same import may be started again.
     """
     ReindexCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]
     """Starts building the next generation of a collection's index; searches go on with the present one until it is whole."""
     RetagCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]
     """Starts choosing tags anew, from the stored vectors."""
     RepairCollection: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]
-    """Starts comparing objects, records and vectors, and mending what differs.
-    Not offered yet: UNIMPLEMENTED.
+    """Starts comparing objects, records and vectors, and mending what differs; an index that was lost is built from what
+    is stored. What is being changed meanwhile is left alone.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]
     """One job."""
@@ -108,16 +108,16 @@ class IngestServiceAsyncStub(IngestServiceStub):
     DeleteCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.DeleteCollectionRequest, _ingest_service_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
     """Removes a collection and everything in it."""
     ImportImages: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ImportImagesRequest, _ingest_service_pb2.ImportImagesResponse]  # type: ignore[assignment]
-    """Starts storing what lies under a bucket's prefix, or at addresses.
-    Not offered yet: UNIMPLEMENTED.
+    """Starts storing what lies under a bucket's prefix, in a folder, or at addresses. What is stored already stays as it
+    is, so the same import may be started again.
     """
     ReindexCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.ReindexCollectionRequest, _ingest_service_pb2.ReindexCollectionResponse]  # type: ignore[assignment]
     """Starts building the next generation of a collection's index; searches go on with the present one until it is whole."""
     RetagCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RetagCollectionRequest, _ingest_service_pb2.RetagCollectionResponse]  # type: ignore[assignment]
     """Starts choosing tags anew, from the stored vectors."""
     RepairCollection: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RepairCollectionRequest, _ingest_service_pb2.RepairCollectionResponse]  # type: ignore[assignment]
-    """Starts comparing objects, records and vectors, and mending what differs.
-    Not offered yet: UNIMPLEMENTED.
+    """Starts comparing objects, records and vectors, and mending what differs; an index that was lost is built from what
+    is stored. What is being changed meanwhile is left alone.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.GetJobRequest, _ingest_service_pb2.GetJobResponse]  # type: ignore[assignment]
     """One job."""
@@ -222,8 +222,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.ImportImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.ImportImagesResponse, _abc.Awaitable[_ingest_service_pb2.ImportImagesResponse]]:
-        """Starts storing what lies under a bucket's prefix, or at addresses.
-        Not offered yet: UNIMPLEMENTED.
+        """Starts storing what lies under a bucket's prefix, in a folder, or at addresses. What is stored already stays as it
+        is, so the same import may be started again.
         """
 
     @_abc_1.abstractmethod
@@ -248,8 +248,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.RepairCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.RepairCollectionResponse, _abc.Awaitable[_ingest_service_pb2.RepairCollectionResponse]]:
-        """Starts comparing objects, records and vectors, and mending what differs.
-        Not offered yet: UNIMPLEMENTED.
+        """Starts comparing objects, records and vectors, and mending what differs; an index that was lost is built from what
+        is stored. What is being changed meanwhile is left alone.
         """
 
     @_abc_1.abstractmethod
