@@ -22,56 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from saccade.common.v1 import access_pb2 as saccade_dot_common_dot_v1_dot_access__pb2
 from saccade.common.v1 import types_pb2 as saccade_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*saccade/embedder/v1/embedder_service.proto\x12\x13saccade.embedder.v1\x1a\x1dsaccade/common/v1/types.proto\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xfc\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\x10\n\x08has_text\x18\x04 \x01(\x08\x12\x13\n\x0blogit_scale\x18\x05 \x01(\x02\x12\x11\n\tsegmenter\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x11\n\tmax_items\x18\t \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\n \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x0b \x01(\x04\x12\x0e\n\x06models\x18\x0c \x03(\t\"Z\n\x11\x45mbedTextsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"U\n\x12\x45mbedTextsResponse\x12*\n\x07vectors\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\\\n\x12\x45mbedImagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"y\n\x10\x45mbedImageResult\x12+\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.TensorH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.saccade.common.v1.ItemErrorH\x00\x42\t\n\x07outcome\"b\n\x13\x45mbedImagesResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.saccade.embedder.v1.EmbedImageResult\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xfa\x01\n\x14\x41nalyzeImagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\x12\x14\n\x0cmax_segments\x18\x04 \x01(\r\x12\x19\n\x11min_area_fraction\x18\x05 \x01(\x02\x12\x38\n\nvocabulary\x18\x06 \x03(\x0b\x32$.saccade.embedder.v1.VocabularyEntry\x12\x15\n\rinclude_masks\x18\x07 \x01(\x08\x12\x18\n\x10prompt_templates\x18\x08 \x03(\t\"1\n\x0fVocabularyEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\"\xad\x01\n\rImageAnalysis\x12)\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12,\n\x08segments\x18\x02 \x03(\x0b\x32\x1a.saccade.common.v1.Segment\x12$\n\x04tags\x18\x03 \x03(\x0b\x32\x16.saccade.common.v1.Tag\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\"\x86\x01\n\x12\x41nalyzeImageResult\x12\x36\n\x08\x61nalysis\x18\x01 \x01(\x0b\x32\".saccade.embedder.v1.ImageAnalysisH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.saccade.common.v1.ItemErrorH\x00\x42\t\n\x07outcome\"f\n\x15\x41nalyzeImagesResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.saccade.embedder.v1.AnalyzeImageResult\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xb0\x01\n\x10SegmentAtRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.saccade.common.v1.Point\x12+\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBox\x12\'\n\x04lane\x18\x05 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"U\n\x11SegmentAtResponse\x12+\n\x07segment\x18\x01 \x01(\x0b\x32\x1a.saccade.common.v1.Segment\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x84\x01\n\x13\x45mbedRegionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12&\n\x05masks\x18\x03 \x03(\x0b\x32\x17.saccade.common.v1.Mask\x12\'\n\x04lane\x18\x04 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"\x82\x01\n\x14\x45mbedRegionsResponse\x12)\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12*\n\x07regions\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\xe3\x01\n\x11\x43hooseTagsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x07vectors\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x16\n\x0e\x61rea_fractions\x18\x03 \x03(\x02\x12\x38\n\nvocabulary\x18\x04 \x03(\x0b\x32$.saccade.embedder.v1.VocabularyEntry\x12\x18\n\x10prompt_templates\x18\x05 \x03(\t\x12\'\n\x04lane\x18\x06 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"2\n\nChosenTags\x12$\n\x04tags\x18\x01 \x03(\x0b\x32\x16.saccade.common.v1.Tag\"[\n\x12\x43hooseTagsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.saccade.embedder.v1.ChosenTags\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02\x32\xb3\x05\n\x0f\x45mbedderService\x12W\n\x08GetModel\x12$.saccade.embedder.v1.GetModelRequest\x1a%.saccade.embedder.v1.GetModelResponse\x12]\n\nEmbedTexts\x12&.saccade.embedder.v1.EmbedTextsRequest\x1a\'.saccade.embedder.v1.EmbedTextsResponse\x12`\n\x0b\x45mbedImages\x12\'.saccade.embedder.v1.EmbedImagesRequest\x1a(.saccade.embedder.v1.EmbedImagesResponse\x12\x66\n\rAnalyzeImages\x12).saccade.embedder.v1.AnalyzeImagesRequest\x1a*.saccade.embedder.v1.AnalyzeImagesResponse\x12Z\n\tSegmentAt\x12%.saccade.embedder.v1.SegmentAtRequest\x1a&.saccade.embedder.v1.SegmentAtResponse\x12\x63\n\x0c\x45mbedRegions\x12(.saccade.embedder.v1.EmbedRegionsRequest\x1a).saccade.embedder.v1.EmbedRegionsResponse\x12]\n\nChooseTags\x12&.saccade.embedder.v1.ChooseTagsRequest\x1a\'.saccade.embedder.v1.ChooseTagsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*saccade/embedder/v1/embedder_service.proto\x12\x13saccade.embedder.v1\x1a\x1esaccade/common/v1/access.proto\x1a\x1dsaccade/common/v1/types.proto\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\xfc\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\x10\n\x08has_text\x18\x04 \x01(\x08\x12\x13\n\x0blogit_scale\x18\x05 \x01(\x02\x12\x11\n\tsegmenter\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x11\n\tprecision\x18\x08 \x01(\t\x12\x11\n\tmax_items\x18\t \x01(\r\x12\x17\n\x0fmax_image_bytes\x18\n \x01(\x04\x12\x18\n\x10max_image_pixels\x18\x0b \x01(\x04\x12\x0e\n\x06models\x18\x0c \x03(\t\"Z\n\x11\x45mbedTextsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"U\n\x12\x45mbedTextsResponse\x12*\n\x07vectors\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\\\n\x12\x45mbedImagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"y\n\x10\x45mbedImageResult\x12+\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.TensorH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.saccade.common.v1.ItemErrorH\x00\x42\t\n\x07outcome\"b\n\x13\x45mbedImagesResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.saccade.embedder.v1.EmbedImageResult\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xfa\x01\n\x14\x41nalyzeImagesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\'\n\x04lane\x18\x03 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\x12\x14\n\x0cmax_segments\x18\x04 \x01(\r\x12\x19\n\x11min_area_fraction\x18\x05 \x01(\x02\x12\x38\n\nvocabulary\x18\x06 \x03(\x0b\x32$.saccade.embedder.v1.VocabularyEntry\x12\x15\n\rinclude_masks\x18\x07 \x01(\x08\x12\x18\n\x10prompt_templates\x18\x08 \x03(\t\"1\n\x0fVocabularyEntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\"\xad\x01\n\rImageAnalysis\x12)\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12,\n\x08segments\x18\x02 \x03(\x0b\x32\x1a.saccade.common.v1.Segment\x12$\n\x04tags\x18\x03 \x03(\x0b\x32\x16.saccade.common.v1.Tag\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\"\x86\x01\n\x12\x41nalyzeImageResult\x12\x36\n\x08\x61nalysis\x18\x01 \x01(\x0b\x32\".saccade.embedder.v1.ImageAnalysisH\x00\x12-\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1c.saccade.common.v1.ItemErrorH\x00\x42\t\n\x07outcome\"f\n\x15\x41nalyzeImagesResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.saccade.embedder.v1.AnalyzeImageResult\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\xb0\x01\n\x10SegmentAtRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.saccade.common.v1.Point\x12+\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBox\x12\'\n\x04lane\x18\x05 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"U\n\x11SegmentAtResponse\x12+\n\x07segment\x18\x01 \x01(\x0b\x32\x1a.saccade.common.v1.Segment\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x84\x01\n\x13\x45mbedRegionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12&\n\x05masks\x18\x03 \x03(\x0b\x32\x17.saccade.common.v1.Mask\x12\'\n\x04lane\x18\x04 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"\x82\x01\n\x14\x45mbedRegionsResponse\x12)\n\x06vector\x18\x01 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12*\n\x07regions\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\xe3\x01\n\x11\x43hooseTagsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x07vectors\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Tensor\x12\x16\n\x0e\x61rea_fractions\x18\x03 \x03(\x02\x12\x38\n\nvocabulary\x18\x04 \x03(\x0b\x32$.saccade.embedder.v1.VocabularyEntry\x12\x18\n\x10prompt_templates\x18\x05 \x03(\t\x12\'\n\x04lane\x18\x06 \x01(\x0e\x32\x19.saccade.embedder.v1.Lane\"2\n\nChosenTags\x12$\n\x04tags\x18\x01 \x03(\x0b\x32\x16.saccade.common.v1.Tag\"[\n\x12\x43hooseTagsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x1f.saccade.embedder.v1.ChosenTags\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t*A\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_INTERACTIVE\x10\x01\x12\r\n\tLANE_BULK\x10\x02\x32\xdd\x05\n\x0f\x45mbedderService\x12]\n\x08GetModel\x12$.saccade.embedder.v1.GetModelRequest\x1a%.saccade.embedder.v1.GetModelResponse\"\x04\xe8\xe0\x18\x01\x12\x63\n\nEmbedTexts\x12&.saccade.embedder.v1.EmbedTextsRequest\x1a\'.saccade.embedder.v1.EmbedTextsResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\x0b\x45mbedImages\x12\'.saccade.embedder.v1.EmbedImagesRequest\x1a(.saccade.embedder.v1.EmbedImagesResponse\"\x04\xe8\xe0\x18\x01\x12l\n\rAnalyzeImages\x12).saccade.embedder.v1.AnalyzeImagesRequest\x1a*.saccade.embedder.v1.AnalyzeImagesResponse\"\x04\xe8\xe0\x18\x01\x12`\n\tSegmentAt\x12%.saccade.embedder.v1.SegmentAtRequest\x1a&.saccade.embedder.v1.SegmentAtResponse\"\x04\xe8\xe0\x18\x01\x12i\n\x0c\x45mbedRegions\x12(.saccade.embedder.v1.EmbedRegionsRequest\x1a).saccade.embedder.v1.EmbedRegionsResponse\"\x04\xe8\xe0\x18\x01\x12\x63\n\nChooseTags\x12&.saccade.embedder.v1.ChooseTagsRequest\x1a\'.saccade.embedder.v1.ChooseTagsResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saccade.embedder.v1.embedder_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANE']._serialized_start=2513
-  _globals['_LANE']._serialized_end=2578
-  _globals['_GETMODELREQUEST']._serialized_start=98
-  _globals['_GETMODELREQUEST']._serialized_end=130
-  _globals['_GETMODELRESPONSE']._serialized_start=133
-  _globals['_GETMODELRESPONSE']._serialized_end=385
-  _globals['_EMBEDTEXTSREQUEST']._serialized_start=387
-  _globals['_EMBEDTEXTSREQUEST']._serialized_end=477
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=479
-  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=564
-  _globals['_EMBEDIMAGESREQUEST']._serialized_start=566
-  _globals['_EMBEDIMAGESREQUEST']._serialized_end=658
-  _globals['_EMBEDIMAGERESULT']._serialized_start=660
-  _globals['_EMBEDIMAGERESULT']._serialized_end=781
-  _globals['_EMBEDIMAGESRESPONSE']._serialized_start=783
-  _globals['_EMBEDIMAGESRESPONSE']._serialized_end=881
-  _globals['_ANALYZEIMAGESREQUEST']._serialized_start=884
-  _globals['_ANALYZEIMAGESREQUEST']._serialized_end=1134
-  _globals['_VOCABULARYENTRY']._serialized_start=1136
-  _globals['_VOCABULARYENTRY']._serialized_end=1185
-  _globals['_IMAGEANALYSIS']._serialized_start=1188
-  _globals['_IMAGEANALYSIS']._serialized_end=1361
-  _globals['_ANALYZEIMAGERESULT']._serialized_start=1364
-  _globals['_ANALYZEIMAGERESULT']._serialized_end=1498
-  _globals['_ANALYZEIMAGESRESPONSE']._serialized_start=1500
-  _globals['_ANALYZEIMAGESRESPONSE']._serialized_end=1602
-  _globals['_SEGMENTATREQUEST']._serialized_start=1605
-  _globals['_SEGMENTATREQUEST']._serialized_end=1781
-  _globals['_SEGMENTATRESPONSE']._serialized_start=1783
-  _globals['_SEGMENTATRESPONSE']._serialized_end=1868
-  _globals['_EMBEDREGIONSREQUEST']._serialized_start=1871
-  _globals['_EMBEDREGIONSREQUEST']._serialized_end=2003
-  _globals['_EMBEDREGIONSRESPONSE']._serialized_start=2006
-  _globals['_EMBEDREGIONSRESPONSE']._serialized_end=2136
-  _globals['_CHOOSETAGSREQUEST']._serialized_start=2139
-  _globals['_CHOOSETAGSREQUEST']._serialized_end=2366
-  _globals['_CHOSENTAGS']._serialized_start=2368
-  _globals['_CHOSENTAGS']._serialized_end=2418
-  _globals['_CHOOSETAGSRESPONSE']._serialized_start=2420
-  _globals['_CHOOSETAGSRESPONSE']._serialized_end=2511
-  _globals['_EMBEDDERSERVICE']._serialized_start=2581
-  _globals['_EMBEDDERSERVICE']._serialized_end=3272
+  _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['GetModel']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedTexts']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedTexts']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedImages']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedImages']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['AnalyzeImages']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['AnalyzeImages']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['SegmentAt']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['SegmentAt']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedRegions']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['EmbedRegions']._serialized_options = b'\350\340\030\001'
+  _globals['_EMBEDDERSERVICE'].methods_by_name['ChooseTags']._loaded_options = None
+  _globals['_EMBEDDERSERVICE'].methods_by_name['ChooseTags']._serialized_options = b'\350\340\030\001'
+  _globals['_LANE']._serialized_start=2545
+  _globals['_LANE']._serialized_end=2610
+  _globals['_GETMODELREQUEST']._serialized_start=130
+  _globals['_GETMODELREQUEST']._serialized_end=162
+  _globals['_GETMODELRESPONSE']._serialized_start=165
+  _globals['_GETMODELRESPONSE']._serialized_end=417
+  _globals['_EMBEDTEXTSREQUEST']._serialized_start=419
+  _globals['_EMBEDTEXTSREQUEST']._serialized_end=509
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_start=511
+  _globals['_EMBEDTEXTSRESPONSE']._serialized_end=596
+  _globals['_EMBEDIMAGESREQUEST']._serialized_start=598
+  _globals['_EMBEDIMAGESREQUEST']._serialized_end=690
+  _globals['_EMBEDIMAGERESULT']._serialized_start=692
+  _globals['_EMBEDIMAGERESULT']._serialized_end=813
+  _globals['_EMBEDIMAGESRESPONSE']._serialized_start=815
+  _globals['_EMBEDIMAGESRESPONSE']._serialized_end=913
+  _globals['_ANALYZEIMAGESREQUEST']._serialized_start=916
+  _globals['_ANALYZEIMAGESREQUEST']._serialized_end=1166
+  _globals['_VOCABULARYENTRY']._serialized_start=1168
+  _globals['_VOCABULARYENTRY']._serialized_end=1217
+  _globals['_IMAGEANALYSIS']._serialized_start=1220
+  _globals['_IMAGEANALYSIS']._serialized_end=1393
+  _globals['_ANALYZEIMAGERESULT']._serialized_start=1396
+  _globals['_ANALYZEIMAGERESULT']._serialized_end=1530
+  _globals['_ANALYZEIMAGESRESPONSE']._serialized_start=1532
+  _globals['_ANALYZEIMAGESRESPONSE']._serialized_end=1634
+  _globals['_SEGMENTATREQUEST']._serialized_start=1637
+  _globals['_SEGMENTATREQUEST']._serialized_end=1813
+  _globals['_SEGMENTATRESPONSE']._serialized_start=1815
+  _globals['_SEGMENTATRESPONSE']._serialized_end=1900
+  _globals['_EMBEDREGIONSREQUEST']._serialized_start=1903
+  _globals['_EMBEDREGIONSREQUEST']._serialized_end=2035
+  _globals['_EMBEDREGIONSRESPONSE']._serialized_start=2038
+  _globals['_EMBEDREGIONSRESPONSE']._serialized_end=2168
+  _globals['_CHOOSETAGSREQUEST']._serialized_start=2171
+  _globals['_CHOOSETAGSREQUEST']._serialized_end=2398
+  _globals['_CHOSENTAGS']._serialized_start=2400
+  _globals['_CHOSENTAGS']._serialized_end=2450
+  _globals['_CHOOSETAGSRESPONSE']._serialized_start=2452
+  _globals['_CHOOSETAGSRESPONSE']._serialized_end=2543
+  _globals['_EMBEDDERSERVICE']._serialized_start=2613
+  _globals['_EMBEDDERSERVICE']._serialized_end=3346
 # @@protoc_insertion_point(module_scope)

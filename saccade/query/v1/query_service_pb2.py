@@ -23,68 +23,77 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from saccade.common.v1 import access_pb2 as saccade_dot_common_dot_v1_dot_access__pb2
 from saccade.common.v1 import types_pb2 as saccade_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$saccade/query/v1/query_service.proto\x12\x10saccade.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dsaccade/common/v1/types.proto\"\xd2\x01\n\x06Region\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x13\n\timage_url\x18\x06 \x01(\tH\x00\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.saccade.common.v1.Point\x12+\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBox\x12\x1a\n\rsegment_index\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\t\n\x07pictureB\x10\n\x0e_segment_index\"\xeb\x01\n\tPlacement\x12\x32\n\x05place\x18\x01 \x01(\x0e\x32!.saccade.query.v1.Placement.PlaceH\x00\x12-\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBoxH\x00\"r\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x0e\n\nPLACE_LEFT\x10\x01\x12\x0f\n\x0bPLACE_RIGHT\x10\x02\x12\r\n\tPLACE_TOP\x10\x03\x12\x10\n\x0cPLACE_BOTTOM\x10\x04\x12\x10\n\x0cPLACE_CENTER\x10\x05\x42\x07\n\x05where\"\xa5\x02\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12*\n\x06region\x18\x04 \x01(\x0b\x32\x18.saccade.query.v1.RegionH\x00\x12+\n\x06vector\x18\x05 \x01(\x0b\x32\x19.saccade.common.v1.TensorH\x00\x12\x13\n\timage_url\x18\t \x01(\tH\x00\x12\x13\n\x06weight\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12.\n\tplacement\x18\x07 \x01(\x0b\x32\x1b.saccade.query.v1.Placement\x12\r\n\x05\x63ount\x18\x08 \x01(\r\x12\x10\n\x08modifier\x18\n \x01(\tB\t\n\x07\x63ontentB\t\n\x07_weight\"\xdc\x01\n\x08Relation\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.saccade.query.v1.Relation.Kind\x12\x0e\n\x06second\x18\x03 \x01(\r\"\x81\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_LEFT_OF\x10\x01\x12\x11\n\rKIND_RIGHT_OF\x10\x02\x12\x0e\n\nKIND_ABOVE\x10\x03\x12\x0e\n\nKIND_BELOW\x10\x04\x12\r\n\tKIND_NEAR\x10\x05\x12\x0f\n\x0bKIND_INSIDE\x10\x06\"\x87\x01\n\x07Weights\x12\x12\n\x05whole\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07segment\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x03tag\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x15\n\x08position\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x08\n\x06_wholeB\n\n\x08_segmentB\x06\n\x04_tagB\x0b\n\t_position\"\x9a\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x05parts\x18\x02 \x03(\x0b\x32\x16.saccade.query.v1.Part\x12-\n\trelations\x18\x03 \x03(\x0b\x32\x1a.saccade.query.v1.Relation\x12\x14\n\x0cliteral_text\x18\x04 \x01(\x08\x12*\n\x04mode\x18\x05 \x01(\x0e\x32\x1c.saccade.query.v1.SearchMode\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\r\n\x05top_k\x18\x07 \x01(\r\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x11\n\tmin_score\x18\t \x01(\x02\x12*\n\x07weights\x18\n \x01(\x0b\x32\x19.saccade.query.v1.Weights\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12\x0e\n\x06nprobe\x18\x0c \x01(\r\x12\x32\n\x0b\x63onsistency\x18\r \x01(\x0e\x32\x1d.saccade.query.v1.Consistency\x12\x17\n\x0f\x66old_duplicates\x18\x0e \x01(\x08\x12\x11\n\tdiversity\x18\x0f \x01(\x02\x12\x0f\n\x07\x65xplain\x18\x10 \x01(\x08\x12\x15\n\rinclude_masks\x18\x11 \x01(\x08\x12\x12\n\ntitle_text\x18\x12 \x01(\t\x12\x15\n\rtarget_recall\x18\x13 \x01(\x02\"f\n\tScorePart\x12\x11\n\x04part\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x02\x12\x12\n\ncalibrated\x18\x04 \x01(\x02\x12\x0e\n\x06weight\x18\x05 \x01(\x02\x42\x07\n\x05_part\"_\n\x0eMatchedSegment\x12\x0c\n\x04part\x18\x01 \x01(\r\x12+\n\x07segment\x18\x02 \x01(\x0b\x32\x1a.saccade.common.v1.Segment\x12\x12\n\nsimilarity\x18\x03 \x01(\x02\"\xcb\x01\n\x0cSearchResult\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.saccade.common.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\x12:\n\x10matched_segments\x18\x03 \x03(\x0b\x32 .saccade.query.v1.MatchedSegment\x12\x30\n\x0bscore_parts\x18\x04 \x03(\x0b\x32\x1b.saccade.query.v1.ScorePart\x12\x15\n\rduplicate_ids\x18\x05 \x03(\t\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"x\n\x0bIndexSearch\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x0e\n\x06nprobe\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x07passing\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xae\x02\n\nSearchPlan\x12\x0f\n\x07reading\x18\x01 \x01(\t\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\r\x12\x1a\n\x12\x66ilter_selectivity\x18\x04 \x01(\x02\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\x06 \x03(\t\x12.\n\x07timings\x18\x07 \x03(\x0b\x32\x1d.saccade.query.v1.StageTiming\x12\x10\n\x08trace_id\x18\x08 \x01(\t\x12/\n\x08searches\x18\t \x03(\x0b\x32\x1d.saccade.query.v1.IndexSearch\x12\x12\n\ncalibrated\x18\n \x01(\x08\x12\x12\n\ngeneration\x18\x0b \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\"\x86\x01\n\x0eSearchResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.saccade.query.v1.SearchResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12*\n\x04plan\x18\x03 \x01(\x0b\x32\x1c.saccade.query.v1.SearchPlan\"N\n\x13SegmentImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x14\n\x0cmax_segments\x18\x03 \x01(\r\"D\n\x14SegmentImageResponse\x12,\n\x08segments\x18\x01 \x03(\x0b\x32\x1a.saccade.common.v1.Segment\"w\n\x0fListTagsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"?\n\x08TagCount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x13\n\x0bimage_count\x18\x03 \x01(\x04\"U\n\x10ListTagsResponse\x12(\n\x04tags\x18\x01 \x03(\x0b\x32\x1a.saccade.query.v1.TagCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x02\n\x14ProjectImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\x12\n\nmax_images\x18\x03 \x01(\r\x12=\n\x06method\x18\x04 \x01(\x0e\x32-.saccade.query.v1.ProjectImagesRequest.Method\x12%\n\x05parts\x18\x05 \x03(\x0b\x32\x16.saccade.query.v1.Part\"A\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0e\n\nMETHOD_PCA\x10\x01\x12\x0f\n\x0bMETHOD_UMAP\x10\x02\"E\n\x0eProjectedImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\x0b\n\x03tag\x18\x04 \x01(\t\"\x96\x01\n\x15ProjectImagesResponse\x12\x30\n\x06images\x18\x01 \x03(\x0b\x32 .saccade.query.v1.ProjectedImage\x12/\n\x05parts\x18\x02 \x03(\x0b\x32 .saccade.query.v1.ProjectedImage\x12\x1a\n\x12\x65xplained_variance\x18\x03 \x03(\x02*\x87\x01\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_WHOLE\x10\x01\x12\x17\n\x13SEARCH_MODE_SEGMENT\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x12\x14\n\x10SEARCH_MODE_TAGS\x10\x04*u\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x01\x12\x17\n\x13\x43ONSISTENCY_BOUNDED\x10\x02\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x03\x32\xef\x02\n\x0cQueryService\x12K\n\x06Search\x12\x1f.saccade.query.v1.SearchRequest\x1a .saccade.query.v1.SearchResponse\x12]\n\x0cSegmentImage\x12%.saccade.query.v1.SegmentImageRequest\x1a&.saccade.query.v1.SegmentImageResponse\x12Q\n\x08ListTags\x12!.saccade.query.v1.ListTagsRequest\x1a\".saccade.query.v1.ListTagsResponse\x12`\n\rProjectImages\x12&.saccade.query.v1.ProjectImagesRequest\x1a\'.saccade.query.v1.ProjectImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$saccade/query/v1/query_service.proto\x12\x10saccade.query.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1esaccade/common/v1/access.proto\x1a\x1dsaccade/common/v1/types.proto\"\xd2\x01\n\x06Region\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12\x13\n\timage_url\x18\x06 \x01(\tH\x00\x12(\n\x06points\x18\x03 \x03(\x0b\x32\x18.saccade.common.v1.Point\x12+\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBox\x12\x1a\n\rsegment_index\x18\x05 \x01(\rH\x01\x88\x01\x01\x42\t\n\x07pictureB\x10\n\x0e_segment_index\"\xeb\x01\n\tPlacement\x12\x32\n\x05place\x18\x01 \x01(\x0e\x32!.saccade.query.v1.Placement.PlaceH\x00\x12-\n\x03\x62ox\x18\x02 \x01(\x0b\x32\x1e.saccade.common.v1.BoundingBoxH\x00\"r\n\x05Place\x12\x15\n\x11PLACE_UNSPECIFIED\x10\x00\x12\x0e\n\nPLACE_LEFT\x10\x01\x12\x0f\n\x0bPLACE_RIGHT\x10\x02\x12\r\n\tPLACE_TOP\x10\x03\x12\x10\n\x0cPLACE_BOTTOM\x10\x04\x12\x10\n\x0cPLACE_CENTER\x10\x05\x42\x07\n\x05where\"\xa5\x02\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12*\n\x06region\x18\x04 \x01(\x0b\x32\x18.saccade.query.v1.RegionH\x00\x12+\n\x06vector\x18\x05 \x01(\x0b\x32\x19.saccade.common.v1.TensorH\x00\x12\x13\n\timage_url\x18\t \x01(\tH\x00\x12\x13\n\x06weight\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12.\n\tplacement\x18\x07 \x01(\x0b\x32\x1b.saccade.query.v1.Placement\x12\r\n\x05\x63ount\x18\x08 \x01(\r\x12\x10\n\x08modifier\x18\n \x01(\tB\t\n\x07\x63ontentB\t\n\x07_weight\"\xdc\x01\n\x08Relation\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12-\n\x04kind\x18\x02 \x01(\x0e\x32\x1f.saccade.query.v1.Relation.Kind\x12\x0e\n\x06second\x18\x03 \x01(\r\"\x81\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_LEFT_OF\x10\x01\x12\x11\n\rKIND_RIGHT_OF\x10\x02\x12\x0e\n\nKIND_ABOVE\x10\x03\x12\x0e\n\nKIND_BELOW\x10\x04\x12\r\n\tKIND_NEAR\x10\x05\x12\x0f\n\x0bKIND_INSIDE\x10\x06\"\x87\x01\n\x07Weights\x12\x12\n\x05whole\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x14\n\x07segment\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x03tag\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x15\n\x08position\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x08\n\x06_wholeB\n\n\x08_segmentB\x06\n\x04_tagB\x0b\n\t_position\"\x9a\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12%\n\x05parts\x18\x02 \x03(\x0b\x32\x16.saccade.query.v1.Part\x12-\n\trelations\x18\x03 \x03(\x0b\x32\x1a.saccade.query.v1.Relation\x12\x14\n\x0cliteral_text\x18\x04 \x01(\x08\x12*\n\x04mode\x18\x05 \x01(\x0e\x32\x1c.saccade.query.v1.SearchMode\x12)\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\r\n\x05top_k\x18\x07 \x01(\r\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x11\n\tmin_score\x18\t \x01(\x02\x12*\n\x07weights\x18\n \x01(\x0b\x32\x19.saccade.query.v1.Weights\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12\x0e\n\x06nprobe\x18\x0c \x01(\r\x12\x32\n\x0b\x63onsistency\x18\r \x01(\x0e\x32\x1d.saccade.query.v1.Consistency\x12\x17\n\x0f\x66old_duplicates\x18\x0e \x01(\x08\x12\x11\n\tdiversity\x18\x0f \x01(\x02\x12\x0f\n\x07\x65xplain\x18\x10 \x01(\x08\x12\x15\n\rinclude_masks\x18\x11 \x01(\x08\x12\x12\n\ntitle_text\x18\x12 \x01(\t\x12\x15\n\rtarget_recall\x18\x13 \x01(\x02\"f\n\tScorePart\x12\x11\n\x04part\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03raw\x18\x03 \x01(\x02\x12\x12\n\ncalibrated\x18\x04 \x01(\x02\x12\x0e\n\x06weight\x18\x05 \x01(\x02\x42\x07\n\x05_part\"_\n\x0eMatchedSegment\x12\x0c\n\x04part\x18\x01 \x01(\r\x12+\n\x07segment\x18\x02 \x01(\x0b\x32\x1a.saccade.common.v1.Segment\x12\x12\n\nsimilarity\x18\x03 \x01(\x02\"\xcb\x01\n\x0cSearchResult\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.saccade.common.v1.Image\x12\r\n\x05score\x18\x02 \x01(\x02\x12:\n\x10matched_segments\x18\x03 \x03(\x0b\x32 .saccade.query.v1.MatchedSegment\x12\x30\n\x0bscore_parts\x18\x04 \x03(\x0b\x32\x1b.saccade.query.v1.ScorePart\x12\x15\n\rduplicate_ids\x18\x05 \x03(\t\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"x\n\x0bIndexSearch\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\t\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x0e\n\x06nprobe\x18\x04 \x01(\r\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x07passing\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\xae\x02\n\nSearchPlan\x12\x0f\n\x07reading\x18\x01 \x01(\t\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x0e\n\x06nprobe\x18\x03 \x01(\r\x12\x1a\n\x12\x66ilter_selectivity\x18\x04 \x01(\x02\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\x06 \x03(\t\x12.\n\x07timings\x18\x07 \x03(\x0b\x32\x1d.saccade.query.v1.StageTiming\x12\x10\n\x08trace_id\x18\x08 \x01(\t\x12/\n\x08searches\x18\t \x03(\x0b\x32\x1d.saccade.query.v1.IndexSearch\x12\x12\n\ncalibrated\x18\n \x01(\x08\x12\x12\n\ngeneration\x18\x0b \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\"\x86\x01\n\x0eSearchResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.saccade.query.v1.SearchResult\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12*\n\x04plan\x18\x03 \x01(\x0b\x32\x1c.saccade.query.v1.SearchPlan\"N\n\x13SegmentImageRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\x14\n\x0cmax_segments\x18\x03 \x01(\r\"D\n\x14SegmentImageResponse\x12,\n\x08segments\x18\x01 \x03(\x0b\x32\x1a.saccade.common.v1.Segment\"w\n\x0fListTagsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"?\n\x08TagCount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x13\n\x0bimage_count\x18\x03 \x01(\x04\"U\n\x10ListTagsResponse\x12(\n\x04tags\x18\x01 \x03(\x0b\x32\x1a.saccade.query.v1.TagCount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x02\n\x14ProjectImagesRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x19.saccade.common.v1.Filter\x12\x12\n\nmax_images\x18\x03 \x01(\r\x12=\n\x06method\x18\x04 \x01(\x0e\x32-.saccade.query.v1.ProjectImagesRequest.Method\x12%\n\x05parts\x18\x05 \x03(\x0b\x32\x16.saccade.query.v1.Part\"A\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0e\n\nMETHOD_PCA\x10\x01\x12\x0f\n\x0bMETHOD_UMAP\x10\x02\"E\n\x0eProjectedImage\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\t\n\x01x\x18\x02 \x01(\x02\x12\t\n\x01y\x18\x03 \x01(\x02\x12\x0b\n\x03tag\x18\x04 \x01(\t\"\x96\x01\n\x15ProjectImagesResponse\x12\x30\n\x06images\x18\x01 \x03(\x0b\x32 .saccade.query.v1.ProjectedImage\x12/\n\x05parts\x18\x02 \x03(\x0b\x32 .saccade.query.v1.ProjectedImage\x12\x1a\n\x12\x65xplained_variance\x18\x03 \x03(\x02*\x87\x01\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_WHOLE\x10\x01\x12\x17\n\x13SEARCH_MODE_SEGMENT\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x12\x14\n\x10SEARCH_MODE_TAGS\x10\x04*u\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x01\x12\x17\n\x13\x43ONSISTENCY_BOUNDED\x10\x02\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x03\x32\x87\x03\n\x0cQueryService\x12Q\n\x06Search\x12\x1f.saccade.query.v1.SearchRequest\x1a .saccade.query.v1.SearchResponse\"\x04\xe8\xe0\x18\x01\x12\x63\n\x0cSegmentImage\x12%.saccade.query.v1.SegmentImageRequest\x1a&.saccade.query.v1.SegmentImageResponse\"\x04\xe8\xe0\x18\x01\x12W\n\x08ListTags\x12!.saccade.query.v1.ListTagsRequest\x1a\".saccade.query.v1.ListTagsResponse\"\x04\xe8\xe0\x18\x01\x12\x66\n\rProjectImages\x12&.saccade.query.v1.ProjectImagesRequest\x1a\'.saccade.query.v1.ProjectImagesResponse\"\x04\xe8\xe0\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'saccade.query.v1.query_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHMODE']._serialized_start=3741
-  _globals['_SEARCHMODE']._serialized_end=3876
-  _globals['_CONSISTENCY']._serialized_start=3878
-  _globals['_CONSISTENCY']._serialized_end=3995
-  _globals['_REGION']._serialized_start=122
-  _globals['_REGION']._serialized_end=332
-  _globals['_PLACEMENT']._serialized_start=335
-  _globals['_PLACEMENT']._serialized_end=570
-  _globals['_PLACEMENT_PLACE']._serialized_start=447
-  _globals['_PLACEMENT_PLACE']._serialized_end=561
-  _globals['_PART']._serialized_start=573
-  _globals['_PART']._serialized_end=866
-  _globals['_RELATION']._serialized_start=869
-  _globals['_RELATION']._serialized_end=1089
-  _globals['_RELATION_KIND']._serialized_start=960
-  _globals['_RELATION_KIND']._serialized_end=1089
-  _globals['_WEIGHTS']._serialized_start=1092
-  _globals['_WEIGHTS']._serialized_end=1227
-  _globals['_SEARCHREQUEST']._serialized_start=1230
-  _globals['_SEARCHREQUEST']._serialized_end=1768
-  _globals['_SCOREPART']._serialized_start=1770
-  _globals['_SCOREPART']._serialized_end=1872
-  _globals['_MATCHEDSEGMENT']._serialized_start=1874
-  _globals['_MATCHEDSEGMENT']._serialized_end=1969
-  _globals['_SEARCHRESULT']._serialized_start=1972
-  _globals['_SEARCHRESULT']._serialized_end=2175
-  _globals['_STAGETIMING']._serialized_start=2177
-  _globals['_STAGETIMING']._serialized_end=2250
-  _globals['_INDEXSEARCH']._serialized_start=2252
-  _globals['_INDEXSEARCH']._serialized_end=2372
-  _globals['_SEARCHPLAN']._serialized_start=2375
-  _globals['_SEARCHPLAN']._serialized_end=2677
-  _globals['_SEARCHRESPONSE']._serialized_start=2680
-  _globals['_SEARCHRESPONSE']._serialized_end=2814
-  _globals['_SEGMENTIMAGEREQUEST']._serialized_start=2816
-  _globals['_SEGMENTIMAGEREQUEST']._serialized_end=2894
-  _globals['_SEGMENTIMAGERESPONSE']._serialized_start=2896
-  _globals['_SEGMENTIMAGERESPONSE']._serialized_end=2964
-  _globals['_LISTTAGSREQUEST']._serialized_start=2966
-  _globals['_LISTTAGSREQUEST']._serialized_end=3085
-  _globals['_TAGCOUNT']._serialized_start=3087
-  _globals['_TAGCOUNT']._serialized_end=3150
-  _globals['_LISTTAGSRESPONSE']._serialized_start=3152
-  _globals['_LISTTAGSRESPONSE']._serialized_end=3237
-  _globals['_PROJECTIMAGESREQUEST']._serialized_start=3240
-  _globals['_PROJECTIMAGESREQUEST']._serialized_end=3514
-  _globals['_PROJECTIMAGESREQUEST_METHOD']._serialized_start=3449
-  _globals['_PROJECTIMAGESREQUEST_METHOD']._serialized_end=3514
-  _globals['_PROJECTEDIMAGE']._serialized_start=3516
-  _globals['_PROJECTEDIMAGE']._serialized_end=3585
-  _globals['_PROJECTIMAGESRESPONSE']._serialized_start=3588
-  _globals['_PROJECTIMAGESRESPONSE']._serialized_end=3738
-  _globals['_QUERYSERVICE']._serialized_start=3998
-  _globals['_QUERYSERVICE']._serialized_end=4365
+  _globals['_QUERYSERVICE'].methods_by_name['Search']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['Search']._serialized_options = b'\350\340\030\001'
+  _globals['_QUERYSERVICE'].methods_by_name['SegmentImage']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['SegmentImage']._serialized_options = b'\350\340\030\001'
+  _globals['_QUERYSERVICE'].methods_by_name['ListTags']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ListTags']._serialized_options = b'\350\340\030\001'
+  _globals['_QUERYSERVICE'].methods_by_name['ProjectImages']._loaded_options = None
+  _globals['_QUERYSERVICE'].methods_by_name['ProjectImages']._serialized_options = b'\350\340\030\001'
+  _globals['_SEARCHMODE']._serialized_start=3773
+  _globals['_SEARCHMODE']._serialized_end=3908
+  _globals['_CONSISTENCY']._serialized_start=3910
+  _globals['_CONSISTENCY']._serialized_end=4027
+  _globals['_REGION']._serialized_start=154
+  _globals['_REGION']._serialized_end=364
+  _globals['_PLACEMENT']._serialized_start=367
+  _globals['_PLACEMENT']._serialized_end=602
+  _globals['_PLACEMENT_PLACE']._serialized_start=479
+  _globals['_PLACEMENT_PLACE']._serialized_end=593
+  _globals['_PART']._serialized_start=605
+  _globals['_PART']._serialized_end=898
+  _globals['_RELATION']._serialized_start=901
+  _globals['_RELATION']._serialized_end=1121
+  _globals['_RELATION_KIND']._serialized_start=992
+  _globals['_RELATION_KIND']._serialized_end=1121
+  _globals['_WEIGHTS']._serialized_start=1124
+  _globals['_WEIGHTS']._serialized_end=1259
+  _globals['_SEARCHREQUEST']._serialized_start=1262
+  _globals['_SEARCHREQUEST']._serialized_end=1800
+  _globals['_SCOREPART']._serialized_start=1802
+  _globals['_SCOREPART']._serialized_end=1904
+  _globals['_MATCHEDSEGMENT']._serialized_start=1906
+  _globals['_MATCHEDSEGMENT']._serialized_end=2001
+  _globals['_SEARCHRESULT']._serialized_start=2004
+  _globals['_SEARCHRESULT']._serialized_end=2207
+  _globals['_STAGETIMING']._serialized_start=2209
+  _globals['_STAGETIMING']._serialized_end=2282
+  _globals['_INDEXSEARCH']._serialized_start=2284
+  _globals['_INDEXSEARCH']._serialized_end=2404
+  _globals['_SEARCHPLAN']._serialized_start=2407
+  _globals['_SEARCHPLAN']._serialized_end=2709
+  _globals['_SEARCHRESPONSE']._serialized_start=2712
+  _globals['_SEARCHRESPONSE']._serialized_end=2846
+  _globals['_SEGMENTIMAGEREQUEST']._serialized_start=2848
+  _globals['_SEGMENTIMAGEREQUEST']._serialized_end=2926
+  _globals['_SEGMENTIMAGERESPONSE']._serialized_start=2928
+  _globals['_SEGMENTIMAGERESPONSE']._serialized_end=2996
+  _globals['_LISTTAGSREQUEST']._serialized_start=2998
+  _globals['_LISTTAGSREQUEST']._serialized_end=3117
+  _globals['_TAGCOUNT']._serialized_start=3119
+  _globals['_TAGCOUNT']._serialized_end=3182
+  _globals['_LISTTAGSRESPONSE']._serialized_start=3184
+  _globals['_LISTTAGSRESPONSE']._serialized_end=3269
+  _globals['_PROJECTIMAGESREQUEST']._serialized_start=3272
+  _globals['_PROJECTIMAGESREQUEST']._serialized_end=3546
+  _globals['_PROJECTIMAGESREQUEST_METHOD']._serialized_start=3481
+  _globals['_PROJECTIMAGESREQUEST_METHOD']._serialized_end=3546
+  _globals['_PROJECTEDIMAGE']._serialized_start=3548
+  _globals['_PROJECTEDIMAGE']._serialized_end=3617
+  _globals['_PROJECTIMAGESRESPONSE']._serialized_start=3620
+  _globals['_PROJECTIMAGESRESPONSE']._serialized_end=3770
+  _globals['_QUERYSERVICE']._serialized_start=4030
+  _globals['_QUERYSERVICE']._serialized_end=4421
 # @@protoc_insertion_point(module_scope)
