@@ -3,7 +3,11 @@
 import json
 from typing import Final
 
-__all__ = ["MAX_MESSAGE_BYTES", "channel_options"]
+__all__ = ["BULK_METADATA", "LANE_KEY", "MAX_MESSAGE_BYTES", "channel_options"]
+
+LANE_KEY: Final = "saccade-lane"
+"""Metadata by which a service knows a call's lane before it has read the request: absent, or `bulk`."""
+BULK_METADATA: Final = ((LANE_KEY, "bulk"),)
 
 # Room for the largest image that a service accepts, and for a bulk call of many. Larger messages end in
 # RESOURCE_EXHAUSTED below the application, so every service checks sizes itself well before this.
@@ -41,5 +45,5 @@ def channel_options() -> list[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
     ]

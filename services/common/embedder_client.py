@@ -1,26 +1,30 @@
 """The embedder as ingest and query see it: ndarray in and out, deadlines passed on, errors of our own tree."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.channel import channel_options
+from saccade.channel import BULK_METADATA, channel_options
 from saccade.common.v1 import types_pb2
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from services.common.deadline import time_left_s
 from services.common.domain import Analysis, Box, Lane, Mask, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
-from services.common.errors import FailedPrecondition, NotFound, SaccadeError
+from services.common.errors import FailedPrecondition, NotFound, SaccadeError, Unavailable
 from services.common.messages import box_to_message, mask_to_message, segment_from_message
+from services.common.retry import FAIR_S, Guard
 from services.common.rpc_client import client_interceptors
 from services.common.status import from_item_error, from_rpc_error
 from services.common.tensors import from_tensor, to_tensor
 
 __all__ = ["EmbedderClient"]
 
+_T = TypeVar("_T")
+_UNAVAILABLE: Final = "EMBEDDER_UNAVAILABLE"
+_MODEL_LOADING: Final = "MODEL_LOADING"
 _LANES: Final = {Lane.INTERACTIVE: pb.LANE_INTERACTIVE, Lane.BULK: pb.LANE_BULK}
 
 
@@ -36,6 +40,7 @@ class EmbedderClient:
     def __init__(self, target: str, *, timeout_s: float) -> None:
         """Connect in the background to a gRPC target such as `dns:///embedder:50051`."""
         self._timeout_s = timeout_s
+        self._guard = Guard("embedder", where="the embedder", reason=_UNAVAILABLE)
         self._channel = grpc.aio.insecure_channel(target, options=channel_options(), interceptors=client_interceptors())
         self._stub = EmbedderServiceStub(self._channel)
 
@@ -45,10 +50,7 @@ class EmbedderClient:
 
     async def get_model(self, model: str = "") -> ModelInfo:
         """What is loaded; NotFound if that is not `model`."""
-        try:
-            answer = await self._stub.GetModel(pb.GetModelRequest(model=model), timeout=self._time())
-        except grpc.RpcError as exc:
-            raise from_rpc_error(exc, "embedder") from exc
+        answer = await self._call(self._stub.GetModel, pb.GetModelRequest(model=model))
         return ModelInfo(
             model=answer.model,
             fingerprint=answer.fingerprint,
@@ -69,10 +71,7 @@ class EmbedderClient:
     ) -> Vector:
         """Unit-length rows, shape [texts, dimension]."""
         request = pb.EmbedTextsRequest(model=model, texts=texts, lane=_LANES[lane])
-        try:
-            answer = await self._stub.EmbedTexts(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.EmbedTexts, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return from_tensor(answer.vectors, field="vectors")
 
@@ -81,10 +80,7 @@ class EmbedderClient:
     ) -> list[Vector | SaccadeError]:
         """For each image its vector, or why there is none."""
         request = pb.EmbedImagesRequest(model=model, images=images, lane=_LANES[lane])
-        try:
-            answer = await self._stub.EmbedImages(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.EmbedImages, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return [
             from_item_error(result.error) if result.HasField("error") else from_tensor(result.vector, field="vector")
@@ -114,10 +110,7 @@ class EmbedderClient:
             include_masks=True,
             prompt_templates=prompt_templates,
         )
-        try:
-            answer = await self._stub.AnalyzeImages(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.AnalyzeImages, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return [_analysis(result) for result in answer.results]
 
@@ -139,10 +132,7 @@ class EmbedderClient:
             box=box_to_message(box) if box else None,
             lane=_LANES[lane],
         )
-        try:
-            answer = await self._stub.SegmentAt(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.SegmentAt, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return segment_from_message(answer.segment)
 
@@ -162,10 +152,7 @@ class EmbedderClient:
         request = pb.EmbedRegionsRequest(
             model=model, image=image, masks=[mask_to_message(mask) for mask in masks], lane=_LANES[lane]
         )
-        try:
-            answer = await self._stub.EmbedRegions(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.EmbedRegions, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return from_tensor(answer.vector, field="vector"), from_tensor(answer.regions, field="regions")
 
@@ -201,20 +188,31 @@ class EmbedderClient:
             prompt_templates=templates,
             lane=_LANES[lane],
         )
-        try:
-            answer = await self._stub.ChooseTags(request, timeout=self._time())
-        except grpc.RpcError as exc:
-            raise _error(exc, fingerprint) from exc
+        answer = await self._call(self._stub.ChooseTags, request, fingerprint)
         _check(answer.fingerprint, fingerprint)
         return [tuple(Tag(tag.name, tag.category, tag.confidence) for tag in one.tags) for one in answer.results]
 
-    def _time(self) -> float:
-        return time_left_s(self._timeout_s)
+    async def _call(self, method: Callable[..., Awaitable[_T]], request: Any, fingerprint: str = "") -> _T:
+        quick = isinstance(request, pb.EmbedTextsRequest | pb.GetModelRequest)
+        bulk = getattr(request, "lane", None) == pb.LANE_BULK
+
+        async def attempt() -> _T:
+            try:
+                return await method(
+                    request, timeout=time_left_s(self._timeout_s), metadata=BULK_METADATA if bulk else None
+                )
+            except grpc.RpcError as exc:
+                raise _error(exc, fingerprint) from exc
+
+        # The channel itself repeats what never reached an embedder. A picture may take long, by right.
+        return await self._guard.call(attempt, fair_s=FAIR_S if quick else self._timeout_s)
 
 
 def _error(error: grpc.RpcError, fingerprint: str) -> SaccadeError:
     """What a call failed with; that a collection's model is not loaded is no matter of the caller's request."""
     told = from_rpc_error(error, "embedder")
+    if isinstance(told, Unavailable) and told.reason in {Unavailable.default_reason, _MODEL_LOADING}:
+        return Unavailable(told.message, reason=_UNAVAILABLE, retry_after_s=told.retry_after_s or 1.0)
     if fingerprint and isinstance(told, NotFound) and told.reason == "MODEL_NOT_LOADED":
         return FailedPrecondition(
             f"{told.message}; add the collection's model to its SACCADE_MODEL, or make another collection",

@@ -48,8 +48,10 @@ class Workers:
         self._under_way += 1
         try:
             pending = asyncio.get_running_loop().run_in_executor(self._executor, self._timed, call, end)
-            # A little more than the call itself gets, so that its own, clearer error comes first.
-            return await asyncio.wait_for(pending, allowed_s + 0.25)
+            # A little more than the call itself gets, so that its own, clearer error comes first. Not wait_for, which
+            # can lose a cancellation that comes with the result, and leaves its caller going on for ever.
+            async with asyncio.timeout(allowed_s + 0.25):
+                return await pending
         except TimeoutError as exc:
             raise DeadlineExceeded(f"{self._name} did not answer within {allowed_s:.1f} s") from exc
         finally:

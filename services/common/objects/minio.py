@@ -28,6 +28,7 @@ from services.common.objects.store import (
     check_limit,
     check_prefix,
 )
+from services.common.retry import Guard
 from services.common.settings import ObjectSettings
 from services.common.threads import Workers
 
@@ -35,9 +36,6 @@ __all__ = ["S3Objects"]
 
 # Longest wait for a connection, in seconds; what is left of a call's time where that is less.
 CONNECT_TIMEOUT_S: Final = 5.0
-# How often a call is made that fails for reasons which pass; all our calls may be repeated.
-ATTEMPTS: Final = 3
-FIRST_PAUSE_S: Final = 0.1
 CHUNK_BYTES: Final = 1 << 20
 # S3's least part of an upload.
 MIN_PART_BYTES: Final = 5 << 20
@@ -56,6 +54,7 @@ _REFUSED: Final = frozenset(
     }
 )
 _FULL: Final = frozenset({"XMinioStorageFull", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"})
+_UNAVAILABLE: Final = "OBJECTS_UNAVAILABLE"
 _OURS: Final = frozenset({"BucketAlreadyOwnedByYou"})
 
 _T = TypeVar("_T")
@@ -78,6 +77,7 @@ class S3Objects:
         self._client = _client(settings, settings.s3_endpoint, self._http)
         # Never connects: an address is signed without asking, as long as the region is known.
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint, self._http)
+        self._guard = Guard("objects", where=f"the object store at {self._endpoint}", reason=_UNAVAILABLE)
         self._workers = Workers("object store", settings.objects_concurrency, settings.objects_timeout_s)
 
     async def put(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> None:
@@ -185,9 +185,7 @@ class S3Objects:
         found = islice(self._client.list_objects(self._bucket, start, recursive=True), DELETE_BATCH)
         doomed = [DeleteObject(item.object_name or "") for item in found]
         for error in self._client.remove_objects(self._bucket, doomed):
-            raise Unavailable(
-                f"the object store did not delete {error.name!r}: {error.message}", reason="OBJECTS_UNAVAILABLE"
-            )
+            raise Unavailable(f"the object store did not delete {error.name!r}: {error.message}", reason=_UNAVAILABLE)
         return len(doomed)
 
     def _make_bucket(self) -> None:
@@ -204,23 +202,15 @@ class S3Objects:
         )
 
     async def _run(self, call: Callable[[], _T]) -> _T:
-        def attempts(left_s: float) -> _T:
-            end = time.monotonic() + left_s
-            self._http.end_at(end)
-            pause_s = FIRST_PAUSE_S
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    return call()
-                except (MinioException, HTTPError, OSError) as exc:
-                    error = self._wrapped(exc)
-                    again = isinstance(error, Unavailable) and time.monotonic() + pause_s < end
-                    if attempt == ATTEMPTS or not again:
-                        raise error from exc
-                time.sleep(pause_s)
-                pause_s *= 3
-            raise AssertionError("the last attempt returns or raises")
+        def attempt(left_s: float) -> _T:
+            self._http.end_at(time.monotonic() + left_s)
+            try:
+                return call()
+            except (MinioException, HTTPError, OSError) as exc:
+                raise self._wrapped(exc) from exc
 
-        return await self._workers.run(attempts)
+        # All our calls may be repeated.
+        return await self._guard.call(lambda: self._workers.run(attempt), again=True)
 
     def _wrapped(self, exc: Exception) -> SaccadeError:
         where = f"the object store at {self._endpoint}"
@@ -235,7 +225,7 @@ class S3Objects:
         elif isinstance(exc, ServerError):
             status = exc.status_code
         if isinstance(exc, (HTTPError, OSError)) or status >= 500:
-            return Unavailable(f"{where} does not answer: {exc}", reason="OBJECTS_UNAVAILABLE", retry_after_s=1.0)
+            return Unavailable(f"{where} does not answer: {exc}", reason=_UNAVAILABLE, retry_after_s=1.0)
         return FailedPrecondition(f"{where} does not answer as S3 does: {exc}", reason="OBJECTS_REFUSED")
 
     def _wrapped_s3(self, exc: S3Error, where: str) -> SaccadeError:
@@ -254,7 +244,7 @@ class S3Objects:
         if exc.response.status >= 500 or exc.code in {"SlowDown", "RequestTimeout"}:
             return Unavailable(
                 f"{where} can not answer now ({exc.code}: {exc.message})",
-                reason="OBJECTS_UNAVAILABLE",
+                reason=_UNAVAILABLE,
                 retry_after_s=1.0,
             )
         return Internal(f"{where} refused a request ({exc.code}: {exc.message})")

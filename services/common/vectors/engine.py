@@ -20,6 +20,7 @@ from services.common.errors import (
     SaccadeError,
     Unavailable,
 )
+from services.common.retry import Guard
 from services.common.settings import VectorSettings
 from services.common.threads import Workers
 
@@ -33,8 +34,10 @@ COLLECTION_NOT_FOUND: Final = 100
 COLLECTION_NOT_LOADED: Final = 101
 ALIAS_NOT_FOUND: Final = 1600
 _BUSY: Final = frozenset({3, 4, 5, 8})  # memory, requests, disk and rate limits
-# Not ready, no connection, too few nodes; replicas, channels and segments on the move; nodes, storage and log gone.
-_PASSING: Final = frozenset({1, 2, 7, 103, *range(400, 700), *range(900, 1100), *range(1300, 1400)})
+_AWAY: Final = frozenset({1, 2})  # not ready, no connection
+# Too few nodes; replicas, channels and segments on the move; nodes, storage and log gone.
+_PASSING: Final = frozenset({7, 103, *range(400, 700), *range(900, 1100), *range(1300, 1400)})
+_UNAVAILABLE: Final = "MILVUS_UNAVAILABLE"
 
 _T = TypeVar("_T")
 
@@ -54,16 +57,18 @@ class Engine:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._settings = settings
         self._workers = Workers("Milvus", settings.milvus_concurrency, settings.milvus_timeout_s)
+        self._guard = Guard("milvus", where=f"Milvus at {settings.milvus_uri}", reason=_UNAVAILABLE)
         self._client: MilvusClient | None = None
         self._connecting: asyncio.Task[MilvusClient] | None = None
 
-    async def run(self, call: Callable[[MilvusClient, float], _T], *, reads: str = "") -> _T:
+    async def run(self, call: Callable[[MilvusClient, float], _T], *, reads: str = "", again: bool = False) -> _T:
         """Run `call(client, seconds_left)` in a thread.
 
         Args:
             call: What to do.
             reads: A collection that is loaded, and the call made again, if it turns out not to be: milvus-lite forgets
                 with every restart which ones are.
+            again: Whether it may be made again where Milvus was away, because twice is as good as once; reads are.
 
         Raises:
             Unavailable: Milvus can not be reached, or is not ready.
@@ -72,6 +77,9 @@ class Engine:
             IndexMissing: there is no such collection.
             Internal: it refused for another reason.
         """
+        return await self._guard.call(lambda: self._run(call, reads), again=again or bool(reads))
+
+    async def _run(self, call: Callable[[MilvusClient, float], _T], reads: str) -> _T:
         client = await self._connected()
 
         def attempt(left_s: float) -> _T:
@@ -107,7 +115,8 @@ class Engine:
         # Many callers wait for one attempt; the first that gives up does not take it from the others.
         left_s = time_left_s(self._settings.milvus_timeout_s)
         try:
-            return await asyncio.wait_for(asyncio.shield(self._connecting), left_s)
+            async with asyncio.timeout(left_s):
+                return await asyncio.shield(self._connecting)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"Milvus at {self._settings.milvus_uri} did not answer in time") from exc
 
@@ -129,7 +138,8 @@ class Engine:
             return MilvusClient(self._settings.milvus_uri, token=token, timeout=limit_s, dedicated=True)
 
         try:
-            return await asyncio.wait_for(asyncio.to_thread(connect), limit_s * 2)
+            async with asyncio.timeout(limit_s * 2):
+                return await asyncio.to_thread(connect)
         except TimeoutError as exc:
             raise self._unavailable("no answer") from exc
         except (ConnectionConfigException, ParamError) as exc:
@@ -140,19 +150,17 @@ class Engine:
             error = self.wrapped(exc)
             raise error from exc
 
-    def _unavailable(self, why: str) -> Unavailable:
-        return Unavailable(
-            f"Milvus at {self._settings.milvus_uri} does not answer: {why}",
-            reason="MILVUS_UNAVAILABLE",
-            retry_after_s=1.0,
-        )
+    def _unavailable(self, why: str, *, reason: str = _UNAVAILABLE) -> Unavailable:
+        where = self._settings.milvus_uri
+        return Unavailable(f"Milvus at {where} does not answer: {why}", reason=reason, retry_after_s=1.0)
 
     def wrapped(self, exc: Exception) -> SaccadeError:
         """What an exception of the client is in our own tree."""
         code: Any = exc.code() if isinstance(exc, grpc.RpcError) else getattr(exc, "code", None)
         text = (exc.details() if isinstance(exc, grpc.RpcError) else getattr(exc, "message", "")) or str(exc)
-        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} or code in _PASSING:
-            return self._unavailable(str(text))
+        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED} or code in _AWAY | _PASSING:
+            # What passes may be about one collection, while others are answered.
+            return self._unavailable(str(text), reason="MILVUS_NOT_READY" if code in _PASSING else _UNAVAILABLE)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(f"Milvus at {self._settings.milvus_uri} did not answer in time")
         if code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
@@ -161,6 +169,6 @@ class Engine:
             return Overloaded(f"Milvus is at its limit: {text}", retry_after_s=1.0)
         if code == COLLECTION_NOT_FOUND:
             return IndexMissing(
-                f"the index has no such collection ({text}); delete the collection and store its images again"
+                f"the index has lost the collection ({text}); `saccade rebuild`, or RepairCollection, restores it"
             )
         return Internal(f"Milvus refused a request: {text}", reason=f"MILVUS_{code}")

@@ -37,7 +37,8 @@ class Tables:
         """Write rows; rows of the same id are replaced."""
         for batch in batches(entities, WRITE_BATCH):
             await self._engine.run(
-                lambda client, left_s, batch=batch: client.upsert(name, batch, timeout=left_s)  # type: ignore[misc]
+                lambda client, left_s, batch=batch: client.upsert(name, batch, timeout=left_s),  # type: ignore[misc]
+                again=True,
             )
 
     async def delete_existing(self, name: str, field: str, values: Sequence[str], size: int) -> None:
@@ -49,7 +50,8 @@ class Tables:
             found = await self.query(name, one_of(field, batch), ("id",), Consistency.STRONG)
             for doomed in batches([entity["id"] for entity in found], ID_BATCH):
                 await self._engine.run(
-                    lambda client, left_s, doomed=doomed: client.delete(name, ids=doomed, timeout=left_s)  # type: ignore[misc]
+                    lambda client, left_s, doomed=doomed: client.delete(name, ids=doomed, timeout=left_s),  # type: ignore[misc]
+                    again=True,
                 )
 
     async def query(

@@ -58,3 +58,17 @@ async def test_more_than_may_wait_are_refused() -> None:
     assert await asyncio.gather(*tasks) == [True] * limit
     await workers.run(lambda _left_s: None)
     workers.close()
+
+
+async def test_a_cancellation_is_never_lost() -> None:
+    workers = Workers("test", 1, timeout_s=5)
+    for _ in range(200):
+        answered = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(workers.run(lambda _left_s: loop.call_soon_threadsafe(answered.set)))  # noqa: B023 - awaited within
+        await answered.wait()
+        # The result and the cancellation come in the same turn of the loop, or nearly.
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    workers.close()
