@@ -7,16 +7,17 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.channel import BULK_METADATA, channel_options
+from saccade.channel import BULK_METADATA
 from saccade.common.v1 import types_pb2
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from services.common.access.credentials import PLAIN, PeerCredentials
 from services.common.deadline import time_left_s
 from services.common.domain import Analysis, Box, Lane, Mask, ModelInfo, Point, Segment, Tag, Vector, VocabularyEntry
 from services.common.errors import FailedPrecondition, NotFound, SaccadeError, Unavailable
 from services.common.messages import box_to_message, mask_to_message, segment_from_message
 from services.common.retry import FAIR_S, Guard
-from services.common.rpc_client import client_interceptors
+from services.common.rpc_client import open_channel
 from services.common.status import from_item_error, from_rpc_error
 from services.common.tensors import from_tensor, to_tensor
 
@@ -37,11 +38,11 @@ class EmbedderClient:
     vectors of unlike models are never mixed.
     """
 
-    def __init__(self, target: str, *, timeout_s: float) -> None:
-        """Connect in the background to a gRPC target such as `dns:///embedder:50051`."""
+    def __init__(self, target: str, *, timeout_s: float, peer: PeerCredentials = PLAIN) -> None:
+        """Connect in the background to a gRPC target such as `dns:///embedder:50051`; `peer`: what it is shown."""
         self._timeout_s = timeout_s
         self._guard = Guard("embedder", where="the embedder", reason=_UNAVAILABLE)
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(), interceptors=client_interceptors())
+        self._channel = open_channel(target, peer)
         self._stub = EmbedderServiceStub(self._channel)
 
     async def close(self) -> None:

@@ -7,6 +7,8 @@ SaccadeError
 ├── AlreadyExists        what the request would make exists with other content
 ├── FailedPrecondition   right in itself, but not in the system's present state
 ├── Aborted              somebody else changed the thing meanwhile
+├── Unauthenticated      nobody knows who calls: no credential, or one that is not good
+├── PermissionDenied     the caller is known, and may not do this
 ├── Unimplemented        part of the contract that this version does not offer
 ├── Overloaded           refused to keep the service alive; `retry_after_s` says when to come back
 ├── Unavailable          a dependency does not answer
@@ -26,7 +28,9 @@ __all__ = [
     "InvalidImage",
     "NotFound",
     "Overloaded",
+    "PermissionDenied",
     "SaccadeError",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
 ]
@@ -92,6 +96,18 @@ class Aborted(SaccadeError):
     """Somebody else changed the thing meanwhile."""
 
     default_reason = "ETAG_MISMATCH"
+
+
+class Unauthenticated(SaccadeError):
+    """Nobody knows who calls: no credential, or one that is not good."""
+
+    default_reason = "CREDENTIAL_INVALID"
+
+
+class PermissionDenied(SaccadeError):
+    """The caller is known, and may not do this."""
+
+    default_reason = "PERMISSION_DENIED"
 
 
 class Unimplemented(SaccadeError):

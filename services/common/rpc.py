@@ -18,6 +18,9 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 from prometheus_client import Counter, Histogram
 
 from saccade.channel import MAX_MESSAGE_BYTES
+from services.common.access.exposure import check_exposure
+from services.common.access.interceptor import build_interceptor
+from services.common.access.tls import server_credentials
 from services.common.deadline import call_deadline
 from services.common.errors import SaccadeError
 from services.common.settings import GrpcSettings, load_settings
@@ -144,8 +147,15 @@ class Server:
     """A gRPC server with health, reflection and drain. Add servicers, start, set ready, stop."""
 
     def __init__(self, settings: GrpcSettings) -> None:
-        """Make a server; port 0 of `settings.listen` picks a free one."""
+        """Make a server; port 0 of `settings.listen` picks a free one.
+
+        Raises:
+            FailedPrecondition: anyone could call from anywhere, or what the settings say of callers or TLS is wrong.
+        """
+        check_exposure(settings.listen, settings)
         self._listen = settings.listen
+        self._credentials = server_credentials(settings)
+        self._access = build_interceptor(settings, settings.peer_names)
         self.port = 0
         self._drain_s = settings.drain_s
         self._names = [LIVENESS]
@@ -153,7 +163,11 @@ class Server:
         self._health = health.aio.HealthServicer()
         ours_only = filters.negate(filters.any_of(filters.health_check(), filters.service_prefix("grpc.reflection")))
         self._server = grpc.aio.server(
-            interceptors=[aio_server_interceptor(filter_=ours_only), ServiceInterceptor(settings.max_call_s)],
+            interceptors=[
+                aio_server_interceptor(filter_=ours_only),
+                ServiceInterceptor(settings.max_call_s),
+                *([self._access] if self._access else []),
+            ],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -173,6 +187,8 @@ class Server:
     ) -> None:
         """Serve a contract: its descriptor, the generated `add_..._to_server`, and what implements it."""
         register(servicer, self._server)
+        if self._access:
+            self._access.serve(descriptor)
         self._names.append(descriptor.full_name)
 
     async def start(self) -> int:
@@ -182,7 +198,10 @@ class Server:
         if self._reflect:
             names = [*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self.port = self._server.add_insecure_port(self._listen)
+        if self._credentials:
+            self.port = self._server.add_secure_port(self._listen, self._credentials)
+        else:
+            self.port = self._server.add_insecure_port(self._listen)
         await self._server.start()
         _log.info("listening", address=self._listen, port=self.port)
         return self.port
@@ -197,6 +216,8 @@ class Server:
         """NOT_SERVING, no new calls, and those in flight get `drain_s` to finish."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._drain_s)
+        if self._access:
+            await self._access.close()
 
 
 async def serve_until_signal(server: Server, make_ready: Callable[[], Awaitable[None]], *parts: Drainable) -> None:

@@ -1,13 +1,18 @@
-"""What every channel to another service of ours wraps around its calls."""
+"""Channels to other services of ours: health-checked, traced, over TLS where that is set, with a credential of ours."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
-__all__ = ["client_interceptors"]
+from saccade.channel import channel_options
+from services.common.access.credentials import PLAIN, PeerCredentials
+
+__all__ = ["client_interceptors", "open_channel", "open_probe"]
+
+_HEADER: Final = "authorization"
 
 
 class _EndWithCaller(grpc.aio.UnaryUnaryClientInterceptor):
@@ -28,7 +33,60 @@ class _EndWithCaller(grpc.aio.UnaryUnaryClientInterceptor):
         return call
 
 
-def client_interceptors() -> list[grpc.aio.ClientInterceptor]:
+class _ShowKey(grpc.aio.UnaryUnaryClientInterceptor):
+    """Shows our own key with calls that carry no credential."""
+
+    def __init__(self, key: str) -> None:
+        self._value = f"Bearer {key}"
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: Any,
+    ) -> Any:
+        carried = list(client_call_details.metadata or ())
+        if not any(name == _HEADER for name, _ in carried):
+            client_call_details = grpc.aio.ClientCallDetails(
+                client_call_details.method,
+                client_call_details.timeout,
+                grpc.aio.Metadata(*carried, (_HEADER, self._value)),
+                client_call_details.credentials,
+                client_call_details.wait_for_ready,
+            )
+        return await continuation(client_call_details, request)
+
+
+def client_interceptors(key: str = "") -> list[grpc.aio.ClientInterceptor]:
     """Interceptors for an aio channel: traces go on in the service called, and calls end when their callers do."""
     # The last one is the innermost.
-    return [*aio_client_interceptors(), _EndWithCaller()]
+    return [*aio_client_interceptors(), *([_ShowKey(key)] if key else []), _EndWithCaller()]
+
+
+def open_channel(target: str, peer: PeerCredentials = PLAIN) -> grpc.aio.Channel:
+    """A channel to a target such as `dns:///embedder:50051`; made in a running event loop, connects in the background.
+
+    Traces go on in the service called, and unary calls end when their callers do. A unary call without an
+    `authorization` of its own shows `peer.key`, where there is one.
+
+    Raises:
+        FailedPrecondition: a file of `peer` can not be read.
+    """
+    return _open(target, peer, channel_options(), client_interceptors(peer.key))
+
+
+def open_probe(target: str, peer: PeerCredentials = PLAIN) -> grpc.aio.Channel:
+    """A channel to ask a service about its health, which does not turn away from one that says it is not ready."""
+    return _open(target, peer, [], [])
+
+
+def _open(
+    target: str,
+    peer: PeerCredentials,
+    options: list[tuple[str, str | int]],
+    interceptors: list[grpc.aio.ClientInterceptor],
+) -> grpc.aio.Channel:
+    credentials = peer.channel_credentials()
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)

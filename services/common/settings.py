@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, AliasChoices, AliasGenerator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.access.settings import AccessSettings, PeerSettings, TlsSettings
 from services.common.fetch import FetchLimits
 from services.common.images import ImageLimits
 
@@ -82,7 +83,7 @@ class CommonSettings(BaseSettings):
     trace_ratio: float = Field(1.0, ge=0, le=1, description="Share of new traces that is recorded")
 
 
-class GrpcSettings(CommonSettings):
+class GrpcSettings(CommonSettings, AccessSettings, TlsSettings):
     """What every gRPC service has."""
 
     listen: Address = Field(description="host:port that calls come to")
@@ -92,7 +93,7 @@ class GrpcSettings(CommonSettings):
     max_connection_age_s: float = Field(300.0, gt=0, description="Clients connect anew after this, in seconds")
 
 
-class EmbedderPeer(BaseSettings):
+class EmbedderPeer(PeerSettings):
     """Where the embedder is."""
 
     embedder_address: str = Field("dns:///127.0.0.1:50051", description="gRPC target of the embedder")

@@ -31,7 +31,9 @@ async def _main(settings: QuerySettings) -> None:
     """Serve until told to stop."""
     objects = open_object_store(settings)
     vectors = VectorStore(settings)
-    embedder = EmbedderClient(settings.embedder_address, timeout_s=settings.embedder_timeout_s)
+    embedder = EmbedderClient(
+        settings.embedder_address, timeout_s=settings.embedder_timeout_s, peer=settings.peer_credentials
+    )
     fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
     collections = Collections(objects, ttl_s=settings.collection_ttl_s, vocabulary=settings.vocabulary)
     limits = settings.image_limits
