@@ -104,6 +104,7 @@ def search(
     title_text: str = "",
     target_recall: float = 0.0,
     modifier: str = "",
+    bulk: bool = False,
 ) -> Call[query.SearchResponse]:
     """Images that fit the query, best first.
 
@@ -132,6 +133,7 @@ def search(
         title_text: Words to find in titles and descriptions, alone or beside parts; not every engine can.
         target_recall: Recall@10 to aim for, in (0, 1]; 0: the collection's.
         modifier: Words that change what `image`, `like` and `region` look for, such as "in the snow".
+        bulk: One of many that no person waits for: answered after those of persons, and refused before them.
     """
     pictures: list[dict[str, Any]] = [{"image": image}, {"like": like or None}, {"region": region}]
     own = [] if text is None else [build.make_part(text=text)]
@@ -154,6 +156,7 @@ def search(
         consistency=build.named_value(query.Consistency, "CONSISTENCY_", consistency),
         explain=explain,
         include_masks=include_masks,
+        lane=query.SEARCH_LANE_BULK if bulk else query.SEARCH_LANE_UNSPECIFIED,
         title_text=title_text,
         target_recall=target_recall,
     )

@@ -69,6 +69,9 @@ def search(
         bool, typer.Option("--explain", help="Say how each score came about, and how the index was searched.")
     ] = False,
     page_token: Annotated[str, typer.Option(help="For the next page, as the page before says.")] = "",
+    bulk: Annotated[
+        bool, typer.Option("--bulk", help="One of many by a program: let the searches of persons go first.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find images by words, pictures, stored images, and regions of pictures, in any mix.
@@ -110,6 +113,7 @@ def search(
         title_text=title,
         target_recall=target_recall,
         explain=explain,
+        bulk=bulk,
     )
     if as_json:
         write_json(to_dict(answer))

@@ -6,7 +6,7 @@ Every content carries `field`, the path in the request that an error about it na
 from dataclasses import dataclass
 from enum import Enum
 
-from services.common.domain import Box, Point, Vector
+from services.common.domain import Box, Lane, Point, Vector
 from services.common.vectors import SearchParams
 
 __all__ = [
@@ -187,7 +187,8 @@ class SearchQuery:
         params: How the engine searches.
         explain: Whether results say how their score came about.
         include_masks: Whether matched segments carry their masks.
-        digest: Of the request without page_token and top_k.
+        digest: Of the request without page_token, top_k and lane.
+        lane: How urgent it is.
     """
 
     collection: str
@@ -211,6 +212,7 @@ class SearchQuery:
     explain: bool
     include_masks: bool
     digest: bytes
+    lane: Lane = Lane.INTERACTIVE
 
     @property
     def compares_results(self) -> bool:

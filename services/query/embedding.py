@@ -81,6 +81,7 @@ class PartEmbedder:
         consistency: Consistency,
         *,
         with_segments: bool,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Embedded:
         """Embed all parts at the same time.
 
@@ -89,6 +90,7 @@ class PartEmbedder:
             collection: Whose model made the vectors that they are compared with.
             consistency: Which writes are seen where a part names what is stored.
             with_segments: Whether whole pictures are taken apart too.
+            lane: In which the embedder is asked.
 
         Raises:
             InvalidArgument: a picture can not be used, a vector does not fit; the part's field is named.
@@ -101,15 +103,17 @@ class PartEmbedder:
         others = [(at, part) for at, part in numbered if not isinstance(part.content, Text)]
         made = await together(
             [
-                self._texts(texts, collection),
-                *(self._other(at, part, collection, consistency, with_segments) for at, part in others),
+                self._texts(texts, collection, lane),
+                *(self._other(at, part, collection, consistency, with_segments, lane=lane) for at, part in others),
             ]
         )
         by_place = {at: vectors for group in made for at, vectors, _ in group}
         degraded = [note for group in made for _, _, note in group if note]
         return Embedded(tuple(by_place[at] for at in range(len(parts))), tuple(degraded))
 
-    async def _texts(self, texts: Sequence[tuple[int, QueryPart, Text]], collection: CollectionRecord) -> list[_Made]:
+    async def _texts(
+        self, texts: Sequence[tuple[int, QueryPart, Text]], collection: CollectionRecord, lane: Lane
+    ) -> list[_Made]:
         if not texts:
             return []
         first = texts[0][2].field
@@ -124,7 +128,7 @@ class PartEmbedder:
             rows = await self._embedder.embed_texts(
                 [text.text for _, _, text in texts],
                 model=collection.model,
-                lane=Lane.INTERACTIVE,
+                lane=lane,
                 fingerprint=collection.fingerprint,
             )
         except InvalidArgument as exc:
@@ -135,7 +139,14 @@ class PartEmbedder:
         ]
 
     async def _other(
-        self, at: int, part: QueryPart, collection: CollectionRecord, consistency: Consistency, with_segments: bool
+        self,
+        at: int,
+        part: QueryPart,
+        collection: CollectionRecord,
+        consistency: Consistency,
+        with_segments: bool,
+        *,
+        lane: Lane,
     ) -> list[_Made]:
         note = ""
         match part.content:
@@ -150,12 +161,12 @@ class PartEmbedder:
             case StoredSegment() as segment:
                 made = PartVectors.single(part.weight, await self._stored_segment(segment, collection, consistency))
             case Region() as region:
-                made = PartVectors.single(part.weight, await self._region(region, collection))
+                made = PartVectors.single(part.weight, await self._region(region, collection, lane))
             case Stored() as stored:
                 vector, segments = await self._stored(stored, collection, consistency, with_segments)
                 made = PartVectors.picture(part.weight, vector, segments)
             case Upload() | Address() as picture:
-                vector, segments, note = await self._picture(picture, collection, with_segments)
+                vector, segments, note = await self._picture(picture, collection, with_segments, lane)
                 made = PartVectors.picture(part.weight, vector, segments)
             case Text():
                 raise Internal("texts are embedded together")
@@ -193,7 +204,7 @@ class PartEmbedder:
             reason="SEGMENT_NOT_FOUND",
         )
 
-    async def _region(self, region: Region, collection: CollectionRecord) -> Vector:
+    async def _region(self, region: Region, collection: CollectionRecord, lane: Lane) -> Vector:
         data = await self._bytes(region.picture, collection)
         try:
             segment = await self._embedder.segment_at(
@@ -201,7 +212,7 @@ class PartEmbedder:
                 points=region.points,
                 box=region.box,
                 model=collection.model,
-                lane=Lane.INTERACTIVE,
+                lane=lane,
                 fingerprint=collection.fingerprint,
             )
         except InvalidArgument as exc:
@@ -213,23 +224,23 @@ class PartEmbedder:
         return segment.vector
 
     async def _picture(
-        self, picture: Upload | Address, collection: CollectionRecord, with_segments: bool
+        self, picture: Upload | Address, collection: CollectionRecord, with_segments: bool, lane: Lane
     ) -> tuple[Vector, list[tuple[Vector, float]], str]:
         """Whole vector, segments, and what had to be left out."""
         data = await self._bytes(picture, collection)
         if with_segments:
             try:
-                analysis = await self._analysis(data, picture.field, collection)
+                analysis = await self._analysis(data, picture.field, collection, lane)
             except FailedPrecondition as exc:
                 if exc.reason != _NO_SEGMENTER:
                     raise
-                vector = await self._whole(data, picture.field, collection)
+                vector = await self._whole(data, picture.field, collection, lane)
                 return vector, [], f"segments of {picture.field}: the embedder has no segmenter"
             segments = [(s.vector, s.area_fraction) for s in analysis.segments if s.vector is not None]
             return analysis.vector, segments, ""
-        return await self._whole(data, picture.field, collection), [], ""
+        return await self._whole(data, picture.field, collection, lane), [], ""
 
-    async def _analysis(self, data: bytes, field: str, collection: CollectionRecord) -> Analysis:
+    async def _analysis(self, data: bytes, field: str, collection: CollectionRecord, lane: Lane) -> Analysis:
         made = await self._embedder.analyze_images(
             [data],
             model=collection.model,
@@ -239,9 +250,9 @@ class PartEmbedder:
         )
         return only_result(made, field)
 
-    async def _whole(self, data: bytes, field: str, collection: CollectionRecord) -> Vector:
+    async def _whole(self, data: bytes, field: str, collection: CollectionRecord, lane: Lane) -> Vector:
         made = await self._embedder.embed_images(
-            [data], model=collection.model, lane=Lane.INTERACTIVE, fingerprint=collection.fingerprint
+            [data], model=collection.model, lane=lane, fingerprint=collection.fingerprint
         )
         return only_result(made, field)
 

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Final
 
 from saccade.query.v1 import query_service_pb2 as pb
+from services.common.domain import Lane
 from services.common.errors import InvalidArgument
 from services.common.images import ImageLimits
 from services.common.records import check_collection_name
@@ -52,6 +53,11 @@ _CONSISTENCIES: Final = {
     pb.CONSISTENCY_BOUNDED: Consistency.BOUNDED,
     pb.CONSISTENCY_STRONG: Consistency.STRONG,
 }
+_LANES: Final = {
+    pb.SEARCH_LANE_UNSPECIFIED: Lane.INTERACTIVE,
+    pb.SEARCH_LANE_INTERACTIVE: Lane.INTERACTIVE,
+    pb.SEARCH_LANE_BULK: Lane.BULK,
+}
 
 
 def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
@@ -80,6 +86,8 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         raise InvalidArgument(f"is at most {MAX_NPROBE}; 0 lets the service choose", field="nprobe")
     if message.consistency not in _CONSISTENCIES:
         raise InvalidArgument("is none of EVENTUAL, BOUNDED and STRONG", field="consistency")
+    if message.lane not in _LANES:
+        raise InvalidArgument("is none of INTERACTIVE and BULK", field="lane")
     parts = read_parts(message, limits)
     relations = read_relations(message, parts)
     refuse_positions_without_segments(parts, relations, weights.segment)
@@ -113,6 +121,7 @@ def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:
         explain=message.explain,
         include_masks=message.include_masks,
         digest=digest,
+        lane=_LANES[message.lane],
     )
 
 
@@ -217,4 +226,5 @@ def _digest(message: pb.SearchRequest) -> bytes:
     rest.CopyFrom(message)
     rest.ClearField("page_token")
     rest.ClearField("top_k")
+    rest.ClearField("lane")
     return sha256(rest.SerializeToString(deterministic=True)).digest()

@@ -174,7 +174,11 @@ class Search:
         by_tags = query.mode is Mode.TAGS
         wanted = [part for part in query.parts if not by_tags or needs_vectors(part)]
         embedded = await self._embedder.embed(
-            wanted, collection, query.params.consistency, with_segments=query.segment_weight > 0 or query.tag_weight > 0
+            wanted,
+            collection,
+            query.params.consistency,
+            with_segments=query.segment_weight > 0 or query.tag_weight > 0,
+            lane=query.lane,
         )
         plan.degraded.extend(embedded.degraded)
         made = iter(embedded.parts)
@@ -185,7 +189,7 @@ class Search:
         )
         if query.tag_weight <= 0:
             return vectors
-        tagged, missing = await self._tagger.tagged(query.parts, vectors, collection, required=by_tags)
+        tagged, missing = await self._tagger.tagged(query.parts, vectors, collection, required=by_tags, lane=query.lane)
         plan.degraded.extend(missing)
         return tagged
 

@@ -70,6 +70,7 @@ class PartTagger:
         collection: CollectionRecord,
         *,
         required: bool,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> tuple[tuple[PartVectors, ...], tuple[str, ...]]:
         """The parts' vectors with their tags; those of a text or of something stored need no embedder.
 
@@ -78,6 +79,7 @@ class PartTagger:
             vectors: Theirs.
             collection: Whose vocabulary counts.
             required: Whether nothing but tags is searched by.
+            lane: In which the embedder is asked.
 
         Returns:
             The parts, and what was left out of them: tags that the embedder should have chosen and was not there to.
@@ -92,7 +94,7 @@ class PartTagger:
 
         async def tags(part: QueryPart, made: PartVectors) -> Mapping[str, float]:
             try:
-                return await self._tags(part, made, vocabulary, collection, required)
+                return await self._tags(part, made, vocabulary, collection, required=required, lane=lane)
             except Unavailable as exc:
                 if required:
                     raise
@@ -113,7 +115,9 @@ class PartTagger:
         made: PartVectors,
         vocabulary: VocabularyRecord | None,
         collection: CollectionRecord,
+        *,
         required: bool,
+        lane: Lane,
     ) -> Mapping[str, float]:
         match part.content:
             case Text(text=text):
@@ -124,7 +128,7 @@ class PartTagger:
                 return await self._of_segment(collection.name, image_id, index, field)
         if not collection.has_text and not required:
             return {}
-        return await self._chosen(part.content.field, made, vocabulary, collection)
+        return await self._chosen(part.content.field, made, vocabulary, collection, lane)
 
     async def _of_image(self, collection: str, image_id: str, field: str) -> Mapping[str, float]:
         try:
@@ -146,7 +150,12 @@ class PartTagger:
         return _best((tag.name, tag.confidence) for tag in segment.tags)
 
     async def _chosen(
-        self, field: str, made: PartVectors, vocabulary: VocabularyRecord | None, collection: CollectionRecord
+        self,
+        field: str,
+        made: PartVectors,
+        vocabulary: VocabularyRecord | None,
+        collection: CollectionRecord,
+        lane: Lane,
     ) -> Mapping[str, float]:
         if vocabulary is None:
             return {}
@@ -162,7 +171,7 @@ class PartTagger:
             [VocabularyEntry(entry.name, entry.category) for entry in vocabulary.entries],
             vocabulary.prompt_templates,
             model=collection.model,
-            lane=Lane.INTERACTIVE,
+            lane=lane,
             fingerprint=collection.fingerprint,
         )
         return _best((tag.name, tag.confidence) for tags in chosen for tag in tags)

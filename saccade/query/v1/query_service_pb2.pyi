@@ -57,6 +57,30 @@ the vocabulary is a tag itself. Text parts and stored ones are answered without 
 """
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
+class _SearchLane:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchLaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchLane.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_LANE_UNSPECIFIED: _SearchLane.ValueType  # 0
+    """Taken as INTERACTIVE."""
+    SEARCH_LANE_INTERACTIVE: _SearchLane.ValueType  # 1
+    """A person waits for it."""
+    SEARCH_LANE_BULK: _SearchLane.ValueType  # 2
+    """One of many by a program: answered after those that persons wait for, and refused before them."""
+
+class SearchLane(_SearchLane, metaclass=_SearchLaneEnumTypeWrapper):
+    """How urgent a search is."""
+
+SEARCH_LANE_UNSPECIFIED: SearchLane.ValueType  # 0
+"""Taken as INTERACTIVE."""
+SEARCH_LANE_INTERACTIVE: SearchLane.ValueType  # 1
+"""A person waits for it."""
+SEARCH_LANE_BULK: SearchLane.ValueType  # 2
+"""One of many by a program: answered after those that persons wait for, and refused before them."""
+Global___SearchLane: _TypeAlias = SearchLane  # noqa: Y015
+
 class _Consistency:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -419,6 +443,7 @@ class SearchRequest(_message.Message):
     INCLUDE_MASKS_FIELD_NUMBER: _builtins.int
     TITLE_TEXT_FIELD_NUMBER: _builtins.int
     TARGET_RECALL_FIELD_NUMBER: _builtins.int
+    LANE_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """The collection."""
     literal_text: _builtins.bool
@@ -454,6 +479,8 @@ class SearchRequest(_message.Message):
     """
     target_recall: _builtins.float
     """Recall@10 to aim for, in (0, 1]; 0: the collection's."""
+    lane: Global___SearchLane.ValueType
+    """How urgent it is. Metadata `saccade-lane: bulk` says the same of a call before its request is read."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """What to look for; 1 to 16, or none where title_text is set, and in mode TAGS with a filter."""
@@ -492,10 +519,11 @@ class SearchRequest(_message.Message):
         include_masks: _builtins.bool = ...,
         title_text: _builtins.str = ...,
         target_recall: _builtins.float = ...,
+        lane: Global___SearchLane.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "diversity", b"diversity", "exact", b"exact", "explain", b"explain", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "include_masks", b"include_masks", "literal_text", b"literal_text", "min_score", b"min_score", "mode", b"mode", "nprobe", b"nprobe", "page_token", b"page_token", "parts", b"parts", "relations", b"relations", "target_recall", b"target_recall", "title_text", b"title_text", "top_k", b"top_k", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "consistency", b"consistency", "diversity", b"diversity", "exact", b"exact", "explain", b"explain", "filter", b"filter", "fold_duplicates", b"fold_duplicates", "include_masks", b"include_masks", "lane", b"lane", "literal_text", b"literal_text", "min_score", b"min_score", "mode", b"mode", "nprobe", b"nprobe", "page_token", b"page_token", "parts", b"parts", "relations", b"relations", "target_recall", b"target_recall", "title_text", b"title_text", "top_k", b"top_k", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
