@@ -1,5 +1,7 @@
 """The vector index: the only code that knows Milvus."""
 
+from services.common.vectors.codec import split_segment_id
+from services.common.vectors.engine import IndexMissing
 from services.common.vectors.filters import FilterTarget, carries_any, compile_filter, join_filters
 from services.common.vectors.index import nlist_for
 from services.common.vectors.metadata import MAX_METADATA_BYTES, indexed_size_bytes
@@ -10,6 +12,7 @@ from services.common.vectors.rows import (
     Generation,
     ImageHit,
     ImageRow,
+    IndexSurvey,
     SearchParams,
     SegmentHit,
     SegmentRow,
@@ -27,6 +30,8 @@ __all__ = [
     "Generation",
     "ImageHit",
     "ImageRow",
+    "IndexMissing",
+    "IndexSurvey",
     "Of",
     "PlannedSearch",
     "QueryKind",
@@ -43,4 +48,5 @@ __all__ = [
     "measure",
     "nlist_for",
     "plan_search",
+    "split_segment_id",
 ]

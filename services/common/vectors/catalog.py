@@ -12,7 +12,7 @@ from pymilvus.milvus_client.index import IndexParams
 from services.common.errors import FailedPrecondition
 from services.common.records import IndexType
 from services.common.vectors.engine import ALIAS_NOT_FOUND, COLLECTION_NOT_FOUND, Engine
-from services.common.vectors.rows import Consistency, Generation
+from services.common.vectors.rows import Consistency, Generation, IndexSurvey
 from services.common.vectors.schema import (
     FINGERPRINT_PROPERTY,
     TEXT_FIELD,
@@ -23,6 +23,7 @@ from services.common.vectors.schema import (
     images_name,
     images_schema,
     index_params,
+    number_of,
     segments_name,
     segments_schema,
 )
@@ -54,6 +55,8 @@ class Catalog:
     async def create_generation(self, generation: Generation) -> None:
         """See VectorStore."""
         await self.check_index(generation)
+        # What was known of one that stood here before, on another engine perhaps, holds no more.
+        self._with_text.pop(images_name(generation), None)
         with_text = await self._engine.run(_indexes_text)
         # Milvus takes 3 s for each.
         made = await asyncio.gather(
@@ -78,7 +81,9 @@ class Catalog:
         """Whether the generation's images can be found by the words of their titles."""
         name = images_name(generation)
         if name not in self._with_text:
-            described = await self._engine.run(lambda client, left_s: client.describe_collection(name, timeout=left_s))
+            described = await self._engine.run(
+                lambda client, left_s: client.describe_collection(name, timeout=left_s), again=True
+            )
             self._with_text[name] = any(field["name"] == TEXT_FIELD for field in described["fields"])
         return self._with_text[name]
 
@@ -130,6 +135,35 @@ class Catalog:
 
         await self._engine.run(point)
 
+    async def survey(self, generation: Generation) -> IndexSurvey:
+        """See VectorStore."""
+
+        def look(client: MilvusClient, left_s: float) -> IndexSurvey:
+            names = set(client.list_collections(timeout=left_s))
+            wanted = _tables(generation, with_text=False)
+            there = [table for table in wanted if table.name in names]
+            fits = [_fits(client.describe_collection(table.name, timeout=left_s), generation, table) for table in there]
+            targets = (images_name(generation), segments_name(generation))
+            named = [_alias_target(client, alias, left_s) for alias in aliases(generation.collection)]
+            return IndexSurvey(
+                complete=len(there) == len(wanted),
+                of_this_model=all(fits),
+                active=tuple(named) == targets,
+                numbers=frozenset(n for name in names if (n := number_of(name, generation.collection))),
+            )
+
+        return await self._engine.run(look)
+
+    async def deactivate(self, collection: str) -> None:
+        """See VectorStore."""
+
+        def drop(client: MilvusClient, left_s: float) -> None:
+            for alias in aliases(collection):
+                if _alias_target(client, alias, left_s):
+                    client.drop_alias(alias, timeout=left_s)
+
+        await self._engine.run(drop)
+
     async def drop_generation(self, generation: Generation) -> None:
         """See VectorStore."""
 
@@ -143,10 +177,9 @@ class Catalog:
     async def drop_collection(self, collection: str) -> None:
         """See VectorStore."""
 
+        await self.deactivate(collection)
+
         def drop(client: MilvusClient, left_s: float) -> None:
-            for alias in aliases(collection):
-                if _alias_target(client, alias, left_s):
-                    client.drop_alias(alias, timeout=left_s)
             for name in client.list_collections(timeout=left_s):
                 if belongs_to(name, collection):
                     client.drop_collection(name, timeout=left_s)
@@ -202,10 +235,20 @@ def _alias_target(client: MilvusClient, alias: str, left_s: float) -> str:
         raise
 
 
-def _check(description: dict[str, Any], generation: Generation, table: _Table) -> None:
+def _model_of(description: dict[str, Any]) -> tuple[str, int]:
+    """Fingerprint and dimension of what a physical collection holds."""
     fingerprint = description["properties"].get(FINGERPRINT_PROPERTY, "")
     dimension = next(field["params"]["dim"] for field in description["fields"] if field["name"] == "vector")
-    if fingerprint != generation.fingerprint or int(dimension) != table.dimension:
+    return str(fingerprint), int(dimension)
+
+
+def _fits(description: dict[str, Any], generation: Generation, table: _Table) -> bool:
+    return _model_of(description) == (generation.fingerprint, table.dimension)
+
+
+def _check(description: dict[str, Any], generation: Generation, table: _Table) -> None:
+    if not _fits(description, generation, table):
+        fingerprint, dimension = _model_of(description)
         raise FailedPrecondition(
             f"Milvus has a collection {table.name} of dimension {dimension} for the model {fingerprint or 'unknown'}, "
             f"not of dimension {table.dimension} for the model {generation.fingerprint}; take another collection",

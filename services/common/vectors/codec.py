@@ -34,6 +34,7 @@ __all__ = [
     "segment_ids",
     "segment_row",
     "signs_entity",
+    "split_segment_id",
 ]
 
 SEPARATOR: Final = "/"
@@ -172,7 +173,7 @@ def segment_row(entity: Entity) -> SegmentRow:
     """A segment row from what Milvus gave."""
     return SegmentRow(
         image_id=entity["image_id"],
-        index=_index(entity["id"]),
+        index=split_segment_id(entity["id"])[1],
         vector=np.asarray(entity["vector"], dtype=np.float32),
         box=_box(entity),
         area=entity["area"],
@@ -195,7 +196,7 @@ def found_segment(entity: Entity) -> FoundSegment:
     """A segment's own fields from what Milvus gave."""
     return FoundSegment(
         image_id=entity["image_id"],
-        index=_index(entity["id"]),
+        index=split_segment_id(entity["id"])[1],
         vector=np.asarray(entity["vector"], dtype=np.float32),
         box=_box(entity),
         area=entity["area"],
@@ -211,12 +212,13 @@ def image_hit(hit: Entity) -> ImageHit:
 
 def segment_hit(hit: Entity) -> SegmentHit:
     """A found segment from what Milvus gave."""
-    image_id, _, index = hit["id"].rpartition(SEPARATOR)
-    return SegmentHit(image_id, int(index), _cosine(hit["distance"]))
+    return SegmentHit(*split_segment_id(hit["id"]), _cosine(hit["distance"]))
 
 
-def _index(row_id: str) -> int:
-    return int(row_id.rpartition(SEPARATOR)[2])
+def split_segment_id(row_id: str) -> tuple[str, int]:
+    """The image and the index that a segment's id names."""
+    image_id, _, index = row_id.rpartition(SEPARATOR)
+    return image_id, int(index)
 
 
 def _box(entity: Entity) -> Box:

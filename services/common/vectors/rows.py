@@ -15,6 +15,7 @@ __all__ = [
     "Generation",
     "ImageHit",
     "ImageRow",
+    "IndexSurvey",
     "SearchParams",
     "SegmentHit",
     "SegmentRow",
@@ -37,6 +38,23 @@ class Generation:
         """The collection's live generation; its index as it was built, with its number of lists."""
         index = record.index.model_copy(update={"nlist": record.index.nlist or record.built_nlist or DEFAULT_NLIST})
         return cls(record.name, record.generation, record.dimension, record.fingerprint, index)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSurvey:
+    """What the index has of one generation, and of its collection.
+
+    Attributes:
+        complete: Whether all of the generation's physical collections are there.
+        of_this_model: Whether those that are there are for the generation's model.
+        active: Whether the collection's aliases name the generation.
+        numbers: Generations of the collection that the index has anything of.
+    """
+
+    complete: bool
+    of_this_model: bool
+    active: bool
+    numbers: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ __all__ = [
     "images_name",
     "images_schema",
     "index_params",
+    "number_of",
     "segments_name",
     "segments_schema",
 ]
@@ -91,9 +92,15 @@ def aliases(collection: str) -> tuple[str, str]:
 
 def belongs_to(name: str, collection: str) -> bool:
     """Whether a physical name is one of any generation of the collection."""
+    return number_of(name, collection) > 0
+
+
+def number_of(name: str, collection: str) -> int:
+    """Number of the collection's generation that a physical name belongs to; 0 if it is none of the collection's."""
     stem, _, kind = name.removesuffix(_BITS).rpartition("_")
     owner, _, number = stem.rpartition("_G")
-    return kind in {"images", "segments"} and owner == collection and number.isdigit()
+    ours = kind in {"images", "segments"} and owner == collection and number.isdigit()
+    return int(number) if ours else 0
 
 
 def _stem(collection: str, number: int) -> str:

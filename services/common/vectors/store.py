@@ -1,7 +1,6 @@
 """Reads and writes of the vector index."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Final
@@ -9,10 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.cache import TtlCache
-from services.common.deadline import call_deadline
 from services.common.domain import Vector
-from services.common.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.records import IndexType
 from services.common.settings import VectorSettings
 from services.common.vectors.catalog import Catalog
@@ -30,7 +27,9 @@ from services.common.vectors.codec import (
     segment_ids,
     segment_row,
     signs_entity,
+    split_segment_id,
 )
+from services.common.vectors.counting import Counts
 from services.common.vectors.engine import Engine
 from services.common.vectors.literals import one_of, quote
 from services.common.vectors.planning import Of, RowEstimate
@@ -40,6 +39,7 @@ from services.common.vectors.rows import (
     Generation,
     ImageHit,
     ImageRow,
+    IndexSurvey,
     SearchParams,
     SegmentHit,
     SegmentRow,
@@ -68,10 +68,6 @@ READ_BYTES: Final = 32 * 1024 * 1024
 IMAGE_BATCH: Final = MAX_LIMIT // MAX_SEGMENTS
 # Images whose tags are read in one query: with 100 tags of 20 bytes each, 20 MB.
 TAG_BATCH: Final = 10_000
-# Counts that searches are planned by: how long they are good, how many are kept, and how long one may take.
-COUNT_FRESH_S: Final = 10.0
-COUNTS_KEPT: Final = 1_024
-COUNT_PATIENCE_S: Final = 0.5
 
 _DEFAULT: Final = SearchParams()
 # What pymilvus' own iterator asks with: rows in the order of their ids, the first ones of all segments.
@@ -90,8 +86,8 @@ class VectorStore:
         self._engine = Engine(settings)
         self._catalog = Catalog(self._engine)
         self._tables = Tables(self._engine)
-        self._searcher = Searcher(self._tables, self._rows)
-        self._counts = TtlCache(self._counted, ttl_s=COUNT_FRESH_S, size=COUNTS_KEPT)
+        self._counts = Counts(self._tables)
+        self._searcher = Searcher(self._tables, self._counts.rows)
 
     async def create_generation(self, generation: Generation) -> None:
         """Make the generation's two collections, with index, ready to be searched; what is there already stays.
@@ -109,6 +105,14 @@ class VectorStore:
     async def activate(self, generation: Generation) -> None:
         """Let the collection's aliases name this generation."""
         await self._catalog.activate(generation)
+
+    async def deactivate(self, collection: str) -> None:
+        """Let the collection's aliases name nothing; missing ones are no error."""
+        await self._catalog.deactivate(collection)
+
+    async def survey(self, generation: Generation) -> IndexSurvey:
+        """What the index has of a generation and of its collection; a missing one is no error."""
+        return await self._catalog.survey(generation)
 
     async def drop_generation(self, generation: Generation) -> None:
         """Remove one generation that no alias names; a missing one is no error."""
@@ -147,6 +151,11 @@ class VectorStore:
         """Remove image rows and their segments; missing ones are no error."""
         await self._delete(generation, images_name(generation), "id", image_ids, ID_BATCH)
         await self._delete(generation, segments_name(generation), "image_id", image_ids, IMAGE_BATCH)
+
+    async def delete_segments(self, generation: Generation, image_id: str, indices: Sequence[int]) -> None:
+        """Remove some of an image's segments; missing ones are no error."""
+        ids = segment_ids(image_id)
+        await self._delete(generation, segments_name(generation), "id", [ids[index] for index in indices], ID_BATCH)
 
     async def get_images(
         self, generation: Generation, ids: Sequence[str], *, consistency: Consistency = Consistency.BOUNDED
@@ -281,6 +290,27 @@ class VectorStore:
         )
         return [entity["id"] for entity in found]
 
+    async def segment_indices(self, generation: Generation, image_ids: Sequence[str]) -> dict[str, set[int]]:
+        """Which segments these images have, as of now; images without any are left out."""
+        found: dict[str, set[int]] = {}
+        for batch in batches(list(dict.fromkeys(image_ids)), IMAGE_BATCH):
+            named = one_of("image_id", batch)
+            for entity in await self._tables.query(segments_name(generation), named, ("id",), Consistency.STRONG):
+                image_id, index = split_segment_id(entity["id"])
+                found.setdefault(image_id, set()).add(index)
+        return found
+
+    async def list_segment_ids(
+        self, generation: Generation, *, start_after: str = "", limit: int = MAX_LIMIT
+    ) -> list[str]:
+        """The first `limit` ids of segments, sorted, that come after `start_after`; `split_segment_id` reads them."""
+        check_limit(limit)
+        where = f"id > {quote(start_after)}" if start_after else ""
+        found = await self._tables.query(
+            segments_name(generation), where, ("id",), Consistency.STRONG, limit=limit, options=_BY_ID
+        )
+        return [entity["id"] for entity in found]
+
     async def list_image_tags(
         self,
         generation: Generation,
@@ -313,23 +343,9 @@ class VectorStore:
 
         `passing` is None where counting takes longer than half a second.
         """
-        name = images_name(generation) if of == "images" else segments_name(generation)
-        rows = await self._rows(name)
-        return RowEstimate(rows, await self._counts.get((name, where)) if where else rows)
-
-    async def _rows(self, name: str) -> int:
-        return await self._counts.get((name, "")) or 0
-
-    async def _counted(self, asked: tuple[str, str]) -> int | None:
-        name, where = asked
-        try:
-            # A search must not wait long for how it is to be made.
-            with call_deadline(COUNT_PATIENCE_S if where else math.inf):
-                return await self._tables.count(name, where, Consistency.BOUNDED)
-        except DeadlineExceeded:
-            if not where:
-                raise
-            return None
+        return await self._counts.estimate(
+            images_name(generation) if of == "images" else segments_name(generation), where
+        )
 
     async def settle(self, generation: Generation, *, limit_s: float) -> bool:
         """Have the rows written out and wait until the index is in force, at most `limit_s` seconds; whether it is."""
