@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from services.common.errors import InvalidImage
+from services.common.location import check_metadata, orientation_of
+from services.common.location.gif import has_more_frames_than
 
 __all__ = ["ImageInfo", "ImageLimits", "decode", "probe", "thumbnail"]
 
@@ -44,7 +46,6 @@ _MAGIC: Final = (
     b"II+\0",
     b"MM\0+",
 )
-_ORIENTATION_TAG: Final = 0x0112
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -83,7 +84,7 @@ def probe(data: bytes, limits: ImageLimits, field: str = "image") -> ImageInfo:
 
     Raises:
         InvalidImage: reason IMAGE_EMPTY, IMAGE_TOO_LARGE (bytes), IMAGE_TOO_MANY_PIXELS, IMAGE_TOO_MANY_FRAMES,
-            IMAGE_TOO_SMALL, IMAGE_FORMAT, IMAGE_TRUNCATED or IMAGE_UNREADABLE; `field` is named.
+            IMAGE_TOO_SMALL, IMAGE_METADATA, IMAGE_FORMAT, IMAGE_TRUNCATED or IMAGE_UNREADABLE; `field` is named.
     """
     with _opened(data, limits, field) as image:
         width, height = image.size
@@ -138,6 +139,11 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
     if not _is_known(data):
         raise InvalidImage("the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF", field=field, reason="IMAGE_FORMAT")
     try:
+        # First, for the decoders would take what is made to exhaust them.
+        check_metadata(data)
+    except InvalidImage as exc:
+        raise exc.at(field) from exc
+    try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image, limits, field)
             _check_frames(image, data, limits, field)
@@ -191,7 +197,7 @@ def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
 
 def _check_frames(image: Image.Image, data: bytes, limits: ImageLimits, field: str) -> None:
     if image.format == "GIF":
-        too_many = _gif_has_more_frames_than(data, limits.max_frames)
+        too_many = has_more_frames_than(data, limits.max_frames)
     elif image.format == "TIFF":
         # Every page is a step along a chain in the file: take no more steps than there may be pages.
         too_many = _has_frame(image, limits.max_frames)
@@ -213,41 +219,12 @@ def _has_frame(image: Image.Image, number: int) -> bool:
     return True
 
 
-def _gif_has_more_frames_than(data: bytes, limit: int) -> bool:
-    """Walk a GIF's blocks without decoding them (GIF89a specification, appendix A); False where it is damaged."""
-    frames = 0
-    at = 13 + _gif_table_bytes(data[10])
-    while at < len(data):
-        kind = data[at]
-        if kind == 0x2C and at + 9 < len(data):
-            frames += 1
-            if frames > limit:
-                return True
-            at += 11 + _gif_table_bytes(data[at + 9])
-        elif kind == 0x21:
-            at += 2
-        else:
-            return False
-        while at < len(data) and data[at]:
-            at += 1 + data[at]
-        at += 1
-    return False
-
-
-def _gif_table_bytes(flags: int) -> int:
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 where there is none, it can not be read, or Pillow applies it itself (TIFF)."""
-    if image.format == "TIFF" or "exif" not in image.info:
+    exif = image.info.get("exif")
+    if image.format == "TIFF" or not isinstance(exif, bytes):
         return 1
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    # A picture with damaged EXIF is still a picture.
-    except Exception:
-        return 1
-    return value if value in _TRANSPOSE else 1
+    return orientation_of(exif.removeprefix(b"Exif\0\0"))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

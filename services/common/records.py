@@ -313,6 +313,7 @@ class ImageRecord(_Record):
     width: int
     height: int
     sha256: str
+    stored_sha256: str = ""
     source: str = ""
     title: str = ""
     metadata: dict[str, Any] = {}
@@ -325,6 +326,11 @@ class ImageRecord(_Record):
     created_at_ms: int
     updated_at_ms: int
     etag: str
+
+    @property
+    def original_sha256(self) -> str:
+        """Hash of the bytes that are kept; `sha256` is that of those that came, which may have told a place."""
+        return self.stored_sha256 or self.sha256
 
     @property
     def tags(self) -> tuple[Tag, ...]:

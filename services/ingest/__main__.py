@@ -46,7 +46,10 @@ class Service:
         self._fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
         self._vocabularies = Vocabularies(self._objects, default=settings.vocabulary)
         self._intake = Intake(
-            settings.image_limits, thumbnail_px=settings.thumbnail_px, workers=settings.decode_workers
+            settings.image_limits,
+            thumbnail_px=settings.thumbnail_px,
+            workers=settings.decode_workers,
+            keep_location=settings.keep_location,
         )
         self._steps = Uninterrupted()
         locks = KeyedLocks()

@@ -72,7 +72,7 @@ class ImageFiles:
         await self._objects.put(record_key(collection, record.id), record.to_bytes(), content_type=_JSON)
 
     async def write_content(self, collection: str, record: ImageRecord, data: bytes, thumbnail: bytes) -> None:
-        """Keep the image's bytes, as they came, and its thumbnail."""
+        """Keep the image's bytes and its thumbnail."""
         results = await asyncio.gather(
             self._objects.put(original_key(collection, record.id), data, content_type=record.content_type),
             self._objects.put(thumbnail_key(collection, record.id), thumbnail, content_type=_WEBP),
@@ -97,7 +97,7 @@ class ImageFiles:
 
     async def original(self, collection: str, record: ImageRecord) -> bytes:
         """The bytes that the record is about; Internal if they are missing or others."""
-        data = await self.content(collection, record.id, record.sha256)
+        data = await self.content(collection, record.id, record.original_sha256)
         if data is None:
             raise Internal(
                 f"the bytes of the image {record.id!r} are missing or are not those it was stored with; store it again"

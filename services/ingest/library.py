@@ -233,6 +233,7 @@ class Library:
             width=content.info.width,
             height=content.info.height,
             sha256=content.sha256,
+            stored_sha256=content.stored_sha256,
             source=new.source,
             title=new.title,
             metadata=new.metadata,

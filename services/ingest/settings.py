@@ -29,6 +29,10 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     metrics_listen: Address = Field("127.0.0.1:9102", description="host:port of /metrics; empty: none")
 
     vocabulary: str = Field("general", description="Vocabulary of collections that name none")
+    keep_location: bool = Field(
+        False,
+        description="Whether originals are kept with the places that their metadata tell, and with all other metadata",
+    )
     thumbnail_px: int = Field(320, ge=32, le=2_048, description="Longer side of a thumbnail, in pixels")
 
     max_creates: _PositiveInt = Field(

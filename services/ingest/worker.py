@@ -189,7 +189,7 @@ class Worker:
         intent = marker.intent
         if intent is None or (record is not None and record.sha256 == intent.sha256):
             return record
-        data = await self._files.content(*work.key, intent.sha256)
+        data = await self._files.content(*work.key, intent.original_sha256)
         if data is None:
             return record
         await self._files.write_thumbnail(*work.key, await self._intake.thumbnail(data))

@@ -8,6 +8,7 @@ from PIL import Image
 from services.common.errors import InvalidImage
 from services.common.images import ImageLimits
 from services.ingest.intake import Intake
+from tests.unit.common.location.located import PLACE, located
 
 
 @pytest.fixture
@@ -31,6 +32,27 @@ async def test_what_is_learnt_of_a_picture(intake: Intake) -> None:
     with Image.open(io.BytesIO(content.thumbnail)) as small:
         assert (small.format, small.size) == ("WEBP", (32, 16))
     assert await intake.thumbnail(data) == content.thumbnail
+
+
+async def test_places_are_not_kept_and_the_file_is_known_again(intake: Intake) -> None:
+    data = located("jpeg")
+    content = await intake.inspect(data)
+    assert PLACE not in content.data
+    assert PLACE not in content.thumbnail
+    assert content.sha256 == hashlib.sha256(data).hexdigest()
+    assert content.stored_sha256 == hashlib.sha256(content.data).hexdigest()
+    again = await intake.inspect(content.data)
+    assert (again.data, again.stored_sha256) == (content.data, "")
+
+
+async def test_places_are_kept_on_purpose() -> None:
+    keeping = Intake(ImageLimits(), thumbnail_px=32, workers=1, keep_location=True)
+    data = located("jpeg")
+    content = await keeping.inspect(data)
+    assert (content.data, content.stored_sha256) == (data, "")
+    with Image.open(io.BytesIO(content.thumbnail)) as small:
+        assert not small.getexif()
+    await keeping.close()
 
 
 async def test_an_id_is_made_from_the_content(intake: Intake) -> None:
