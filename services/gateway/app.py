@@ -1,7 +1,5 @@
 """The gateway's FastAPI application, put together from its parts."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import cache
 
 from fastapi import FastAPI
@@ -10,12 +8,14 @@ from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from services.common.errors import SaccadeError
 from services.common.objects import LocalObjects
 from services.gateway.backends import Backends
 from services.gateway.bodies import Bodies
-from services.gateway.middleware import Guard, Observe
+from services.gateway.guard import Admission, Authenticates, Guard
+from services.gateway.middleware import Observe
 from services.gateway.openapi import openapi_document
 from services.gateway.pages import Static, api_page_files, pages_router, picture_origins, static_folder
 from services.gateway.problems import Problem, problem_of, respond
@@ -25,28 +25,27 @@ from services.gateway.settings import GatewaySettings
 __all__ = ["create_app"]
 
 
-def create_app(settings: GatewaySettings, backends: Backends, objects: LocalObjects | None) -> FastAPI:
-    """The application; at its shutdown it closes `backends` and `objects`.
+def create_app(
+    settings: GatewaySettings,
+    backends: Backends,
+    objects: LocalObjects | None,
+    authenticator: Authenticates | None = None,
+) -> ASGIApp:
+    """The application; who gives it these parts closes them.
 
     Args:
         settings: Limits, deadlines, and where pictures come from.
         backends: The services.
         objects: Local objects to serve; None where an S3-compatible store serves them itself.
+        authenticator: Knows callers; None where anyone may ask.
     """
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await backends.close()
-        if objects:
-            await objects.close()
-
-    app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=lifespan)
+    app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.openapi = cache(openapi_document)  # type: ignore[method-assign]
     bodies = Bodies(
         max_body_bytes=settings.max_body_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
         idle_timeout_s=settings.idle_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
     )
     timeouts = Timeouts(settings.default_timeout_s, settings.max_timeout_s, settings.stream_timeout_s)
     app.include_router(Rest(backends, bodies, timeouts).router())
@@ -55,11 +54,21 @@ def create_app(settings: GatewaySettings, backends: Backends, objects: LocalObje
     app.mount("/docs/ui", Static(directory=api_page_files()), name="api-page")
     for kind in (SaccadeError, Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _on_error)
-    # The last one added is the outermost.
-    app.add_middleware(Guard, max_requests=settings.max_requests, hosts=settings.hosts)
-    app.add_middleware(Observe)
     FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz", exclude_spans=["receive", "send"])
-    return app
+    # What is refused costs no trace and no routing.
+    return Observe(Guard(app, _admission(settings), authenticator), secure=bool(settings.https_cert))
+
+
+def _admission(settings: GatewaySettings) -> Admission:
+    return Admission(
+        hosts=settings.hosts,
+        max_requests=settings.max_requests,
+        max_requests_per_key=settings.max_requests_per_key,
+        max_downloads=settings.max_downloads,
+        max_head_bytes=settings.max_head_bytes,
+        max_headers=settings.max_headers,
+        calls_per_second=settings.calls_per_second,
+    )
 
 
 def _origins(settings: GatewaySettings) -> tuple[str, ...]:

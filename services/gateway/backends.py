@@ -9,15 +9,15 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from saccade.channel import channel_options
 from saccade.embedder.v1 import embedder_service_pb2
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from saccade.ingest.v1 import ingest_service_pb2
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1 import query_service_pb2
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
+from services.common.access.credentials import PLAIN, PeerCredentials
 from services.common.errors import Unavailable
-from services.common.rpc_client import client_interceptors
+from services.common.rpc_client import open_channel, open_probe
 from services.gateway.problems import problem_of
 
 __all__ = ["EMBEDDER", "INGEST", "QUERY", "SERVICES", "Backends"]
@@ -35,38 +35,47 @@ _STUBS: Final[dict[str, Any]] = {
 }
 READINESS_TIMEOUT_S: Final = 1.0
 
+Metadata = tuple[tuple[str, str], ...]
+
 
 class Backends:
     """Calls the services. Safe for concurrent use; errors come out as Problem or Unavailable."""
 
-    def __init__(self, *, embedder: str, ingest: str, query: str) -> None:
-        """Connect in the background to gRPC targets such as `dns:///query:50053`."""
+    def __init__(self, *, embedder: str, ingest: str, query: str, peer: PeerCredentials = PLAIN) -> None:
+        """Connect in the background to gRPC targets such as `dns:///query:50053`.
+
+        What `peer` shows where a caller shows nothing, every caller could do: give it no key of its own.
+        """
         targets = {EMBEDDER.full_name: embedder, INGEST.full_name: ingest, QUERY.full_name: query}
-        self._channels = {
-            name: grpc.aio.insecure_channel(target, options=channel_options(), interceptors=client_interceptors())
-            for name, target in targets.items()
-        }
-        # Asked about health itself, a channel must not turn away from a service that says it is not ready.
-        self._probes = {name: grpc.aio.insecure_channel(target) for name, target in targets.items()}
+        self._channels = {name: open_channel(target, peer) for name, target in targets.items()}
+        self._probes = {name: open_probe(target, peer) for name, target in targets.items()}
         self._stubs = {name: _STUBS[name](channel) for name, channel in self._channels.items()}
 
     async def close(self) -> None:
         """Close the connections."""
         await asyncio.gather(*(channel.close() for channel in (*self._channels.values(), *self._probes.values())))
 
-    async def call(self, service: ServiceDescriptor, rpc: str, request: Message, timeout_s: float) -> Message:
+    async def call(
+        self, service: ServiceDescriptor, rpc: str, request: Message, timeout_s: float, metadata: Metadata = ()
+    ) -> Message:
         """Make a unary call."""
+        made = getattr(self._stubs[service.full_name], rpc)
         try:
-            answer: Message = await getattr(self._stubs[service.full_name], rpc)(request, timeout=timeout_s)
+            answer: Message = await made(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as exc:
             raise problem_of(exc, what=_NAMES[service.full_name]) from exc
         return answer
 
     async def stream(
-        self, service: ServiceDescriptor, rpc: str, requests: AsyncIterable[Message], timeout_s: float
+        self,
+        service: ServiceDescriptor,
+        rpc: str,
+        requests: AsyncIterable[Message],
+        timeout_s: float,
+        metadata: Metadata = (),
     ) -> AsyncIterator[Message]:
         """Make a call that streams both ways. What `requests` raises ends it too, as Unavailable."""
-        call = getattr(self._stubs[service.full_name], rpc)(requests, timeout=timeout_s)
+        call = getattr(self._stubs[service.full_name], rpc)(requests, timeout=timeout_s, metadata=metadata)
         try:
             async for answer in call:
                 yield answer

@@ -1,9 +1,12 @@
 """Request bodies: read with limits on size, memory and waiting, whole, by line, or by part."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
 from typing import Any, Final
 
 from python_multipart.exceptions import FormParserError
@@ -22,6 +25,9 @@ MULTIPART: Final = "multipart/form-data"
 MAX_PARTS: Final = 256
 """Parts of one form where the form is held as a whole; more are refused with 413."""
 
+FORM_OVERHEAD_BYTES: Final = 1024 * 1024
+"""What boundaries and headers of a form's parts may come to."""
+
 
 @dataclass
 class FormPart:
@@ -39,13 +45,31 @@ class FormPart:
 
 
 class Bodies:
-    """Reads bodies under one budget of memory. Raises Problem 413 and 429, and InvalidArgument, while it reads."""
+    """Reads bodies under one budget of memory. Raises Problem 408, 413 and 429, and InvalidArgument, while it reads."""
 
-    def __init__(self, *, max_body_bytes: int, max_buffered_bytes: int, idle_timeout_s: float) -> None:
-        """Set the limits: bytes of one body (or of one item of a stream), bytes of all, wait for the next bytes."""
+    def __init__(
+        self,
+        *,
+        max_body_bytes: int,
+        max_buffered_bytes: int,
+        idle_timeout_s: float,
+        body_timeout_s: float,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Set the limits.
+
+        Args:
+            max_body_bytes: Bytes of one body, or of one item of a stream.
+            max_buffered_bytes: Bytes of all bodies that are held at a time.
+            idle_timeout_s: Longest wait for the next bytes.
+            body_timeout_s: Longest wait for all of a body, or for one item of a stream from its first byte.
+            clock: Seconds.
+        """
         self._max_body_bytes = max_body_bytes
         self._max_buffered_bytes = max_buffered_bytes
         self._idle_timeout_s = idle_timeout_s
+        self._body_timeout_s = body_timeout_s
+        self._clock = clock
         self._buffered_bytes = 0
 
     @contextmanager
@@ -59,31 +83,31 @@ class Bodies:
 
     async def whole(self, request: Request, hold: "Hold") -> bytes:
         """The body."""
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
-            raise self._too_large()
-        body = bytearray()
-        async for chunk in self._chunks(request):
+        self._check_length(request, self._max_body_bytes)
+        body = io.BytesIO()
+        async for chunk in self._chunks(request, _Pace()):
             self._grow(body, chunk, hold)
-        return bytes(body)
+        return body.getvalue()
 
     async def lines(self, request: Request, hold: "Hold") -> AsyncIterator[bytes]:
         """Its lines without their ends, empty ones left out; each line may be as long as a body."""
-        rest = bytearray()
-        async for chunk in self._chunks(request):
+        rest, pace = io.BytesIO(), _Pace()
+        async for chunk in self._chunks(request, pace):
             *lines, last = chunk.split(b"\n")
             for line in lines:
                 self._grow(rest, line, hold)
-                if text := bytes(rest).strip():
+                held, rest = rest, io.BytesIO()
+                if text := held.getvalue().strip():
                     yield text
-                hold.shrink(len(rest))
-                rest.clear()
+                hold.shrink(held.tell())
+                pace.restart()
             self._grow(rest, last, hold)
-        if text := bytes(rest).strip():
+        if text := rest.getvalue().strip():
             yield text
 
     async def form(self, request: Request, hold: "Hold") -> list[FormPart]:
-        """Every part of a multipart form that as a whole is no longer than a body may be."""
+        """Every part of a multipart form whose parts together are no longer than a body may be."""
+        self._check_length(request, self._max_body_bytes + FORM_OVERHEAD_BYTES)
         parts: list[FormPart] = []
         total = 0
         async for part in self.parts(request, hold, keep=True):
@@ -104,21 +128,27 @@ class Bodies:
             raise InvalidArgument("multipart/form-data needs a boundary parameter", field="content-type")
         reader = _FormReader(lambda part, data: self._grow(part, data, hold))
         try:
-            parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
-            async for chunk in self._chunks(request):
+            parser, pace = MultipartParser(boundary, reader.callbacks()), _Pace()  # type: ignore[arg-type]
+            limit = self._max_body_bytes + FORM_OVERHEAD_BYTES if keep else inf
+            async for chunk in self._chunks(request, pace, limit):
                 parser.write(chunk)
                 for part in reader.take():
+                    size = len(part.data)
                     yield part
                     if not keep:
-                        hold.shrink(len(part.data))
+                        hold.shrink(size)
+                        pace.restart()
+                if reader.ended:
+                    break
         except FormParserError as exc:
             raise InvalidArgument(f"the body is no valid multipart form: {exc}", reason="FORM_SYNTAX") from exc
         if not reader.ended:
             raise InvalidArgument("the form breaks off before its last boundary", reason="FORM_SYNTAX")
 
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
+    async def _chunks(self, request: Request, pace: "_Pace", limit: float = inf) -> AsyncIterator[bytes]:
         chunks = request.stream()
         while True:
+            started = self._clock()
             try:
                 async with asyncio.timeout(self._idle_timeout_s):
                     chunk = await anext(chunks, None)
@@ -129,13 +159,25 @@ class Bodies:
                 raise Problem(CLIENT_CLOSED_REQUEST, "CANCELLED", "the caller went away") from exc
             if chunk is None:
                 return
+            # Only waiting counts: what those who work on the body take is not the caller's fault.
+            pace.add(self._clock() - started, len(chunk))
+            if pace.waited_s > self._body_timeout_s:
+                detail = f"the body, or one item of it, took longer than {self._body_timeout_s:g} s to come"
+                raise Problem(408, "BODY_TOO_SLOW", detail)
+            if pace.total > limit:
+                raise self._too_large()
             yield chunk
 
-    def _grow(self, body: bytearray, chunk: bytes, hold: "Hold") -> None:
-        if len(body) + len(chunk) > self._max_body_bytes:
+    def _check_length(self, request: Request, limit: int) -> None:
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise self._too_large()
+
+    def _grow(self, body: io.BytesIO, chunk: bytes, hold: "Hold") -> None:
+        if body.tell() + len(chunk) > self._max_body_bytes:
             raise self._too_large()
         hold.grow(len(chunk))
-        body += chunk
+        body.write(chunk)
 
     def _take(self, count: int) -> None:
         if self._buffered_bytes + count > self._max_buffered_bytes:
@@ -145,6 +187,31 @@ class Bodies:
     def _too_large(self) -> Problem:
         detail = f"the body may have {self._max_body_bytes} bytes at most, in {MAX_PARTS} parts if it is a form"
         return Problem(413, "BODY_TOO_LARGE", detail)
+
+
+@dataclass
+class _Pace:
+    """How a body comes.
+
+    Attributes:
+        waited_s: Time that its caller let us wait, since the first byte of the present item.
+        total: Bytes of all items.
+    """
+
+    waited_s: float = 0.0
+    total: int = 0
+    _begun: bool = False
+
+    def add(self, waited_s: float, count: int) -> None:
+        """So many more bytes came after a wait."""
+        # Before its first byte an item is not slow, only late.
+        self.waited_s += waited_s if self._begun else 0.0
+        self.total += count
+        self._begun = True
+
+    def restart(self) -> None:
+        """The next item begins."""
+        self.waited_s, self._begun = 0.0, False
 
 
 class Hold:
@@ -179,13 +246,13 @@ class Hold:
 class _FormReader:
     """Collects what the parser calls out into parts."""
 
-    grow: Callable[[bytearray, bytes], None]
+    grow: Callable[[io.BytesIO, bytes], None]
     ended: bool = False
     _done: list[FormPart] = field(default_factory=list)
     _headers: dict[bytes, bytes] = field(default_factory=dict)
     _name: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
-    _data: bytearray = field(default_factory=bytearray)
+    _data: io.BytesIO = field(default_factory=io.BytesIO)
 
     def take(self) -> list[FormPart]:
         done, self._done = self._done, []
@@ -203,7 +270,7 @@ class _FormReader:
         }
 
     def _begin(self) -> None:
-        self._headers, self._data = {}, bytearray()
+        self._headers, self._data = {}, io.BytesIO()
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -225,7 +292,8 @@ class _FormReader:
         if not name:
             raise InvalidArgument("every part of the form needs a name", reason="FORM_SYNTAX")
         filename = options[b"filename"].decode(errors="replace") if b"filename" in options else None
-        self._done.append(FormPart(name, filename, bytes(self._data)))
+        self._done.append(FormPart(name, filename, self._data.getvalue()))
+        self._data = io.BytesIO()
 
     def _end(self) -> None:
         self.ended = True

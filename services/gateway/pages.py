@@ -21,10 +21,11 @@ __all__ = ["Static", "api_page_files", "pages_router", "picture_origins", "stati
 # Answers may be kept by the browser that fetched them, not by what lies between: their addresses are secrets.
 _OBJECT_HEADERS: Final = {
     "Cache-Control": "private, max-age=3600, immutable",
-    "Content-Disposition": "inline",
     # What somebody stored never runs, whatever it is.
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
+    # The page may be open under another name of ours than the one in these addresses.
+    "Cross-Origin-Resource-Policy": "cross-origin",
 }
 
 # Its own styles stand in style attributes, which it sets through markup.
@@ -111,7 +112,8 @@ def pages_router(backends: Backends, objects: LocalObjects | None, origins: tupl
         data, media_type = await objects.read_presigned(
             request.path_params["key"], query.get("expires", ""), query.get("signature", "")
         )
-        return Response(data, media_type=media_type, headers=_OBJECT_HEADERS)
+        shown = "inline" if media_type.startswith("image/") else "attachment"
+        return Response(data, media_type=media_type, headers=_OBJECT_HEADERS | {"Content-Disposition": shown})
 
     for path, endpoint in (
         ("/", page),

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import grpc
+import structlog
 from starlette.responses import Response
 
 from saccade.errors import api_error
@@ -87,6 +88,8 @@ class Problem(Exception):
             members["errors"] = [{"field": path, "detail": text} for path, text in self.errors]
         if current := trace_id():
             members["trace_id"] = current
+        if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+            members["request_id"] = request_id
         if self.wait_s:
             members["retry_after"] = self.wait_s
         return members
@@ -115,6 +118,8 @@ def respond(problem: Problem) -> Response:
     headers = dict(problem.headers)
     if problem.wait_s:
         headers["Retry-After"] = str(problem.wait_s)
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers.setdefault("WWW-Authenticate", "Bearer")
     body = json.dumps(problem.document(), ensure_ascii=False).encode(errors="replace")
     return Response(body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
 

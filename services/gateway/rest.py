@@ -11,9 +11,11 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.common.access.guard import authorize, authorize_call, cut
 from services.common.errors import InvalidArgument
 from services.gateway.backends import Backends
 from services.gateway.bodies import JSON, MULTIPART, Bodies, FormPart, Hold, content_type
+from services.gateway.callers import caller_of
 from services.gateway.calls import CALLS, EVERYTHING, Call
 from services.gateway.problems import CLIENT_CLOSED_REQUEST, Problem
 from services.gateway.streaming import ImageStream
@@ -65,6 +67,12 @@ class Rest:
 
     def _endpoint(self, call: Call) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
+            caller = caller_of(request.scope)
+            if caller.principal:
+                # Before the body, which would be read for nothing.
+                authorize_call(caller.principal, call.method)
+                if "collection" in call.parameters:
+                    authorize(caller.principal, call.method, _addressed(call, request))
             timeout_s = self._timeout_s(request)
             with self._bodies.hold() as hold:
                 message = call.new_request()
@@ -72,11 +80,15 @@ class Rest:
                     await self._read_body(call, message, request, hold)
                 _read_query(call, message, request)
                 _read_path(call, message, request)
-                made = self._backends.call(call.service, call.rpc, message, timeout_s)
+                if caller.principal:
+                    authorize(caller.principal, call.method, message)
+                made = self._backends.call(call.service, call.rpc, message, timeout_s, caller.metadata)
                 try:
                     answer = await _while_connected(made, request)
                 except Problem as exc:
                     raise exc.below(call.body) from exc
+                if caller.principal:
+                    answer = cut(caller.principal, call.method, message, answer)
             return Response(await _beside(answer.ByteSize(), to_json, answer), media_type=JSON)
 
         return endpoint
@@ -111,6 +123,13 @@ class Rest:
         return seconds
 
 
+def _addressed(call: Call, request: Request) -> Message:
+    """The request as far as its address says."""
+    message = call.new_request()
+    _read_path(call, message, request)
+    return message
+
+
 def _fill_from_json(body: Message, raw: bytes) -> None:
     fill(body, parse_json(raw))
 
@@ -131,6 +150,7 @@ def _fill_from_form(call: Call, message: Message, body: Message, parts: list[For
         if call.body != EVERYTHING and path.partition(".")[0] in body.DESCRIPTOR.fields_by_name:
             path = f"{call.body}.{path}"
         set_text(message, path, part.data, part.name, given)
+        part.data = b""  # not held twice
         if part.name == "file" and part.filename and "source" in body.DESCRIPTOR.fields_by_name:
             body.source = body.source or part.filename  # type: ignore[attr-defined]
 

@@ -11,16 +11,20 @@ from starlette.types import Receive, Scope, Send
 
 from saccade.common.v1 import types_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as pb
+from services.common.access.guard import authorize
 from services.common.errors import InvalidArgument, SaccadeError
 from services.common.status import to_item_error
 from services.gateway.backends import INGEST, Backends
 from services.gateway.bodies import MULTIPART, NDJSON, Bodies, Hold, content_type
+from services.gateway.callers import caller_of
 from services.gateway.problems import Problem, problem_of
 from services.gateway.transcode import fill, parse_json, set_text, to_json
 
 __all__ = ["ImageStream"]
 
 _log = structlog.get_logger(__name__)
+
+_METHOD: Final = INGEST.methods_by_name["StreamImages"]
 
 # A caller may send many images before it reads the first result; when so many results wait unread, reading stops.
 UNREAD_RESULTS: Final = 1024
@@ -54,6 +58,9 @@ class ImageStream:
                 )
             set_text(template, name, value, given=given)
         template.collection = request.path_params["collection"]
+        caller = caller_of(request.scope)
+        if caller.principal:
+            authorize(caller.principal, _METHOD, pb.StreamImagesRequest(create=template))
         return _Lines(self._results(request, kind, template), media_type=NDJSON)
 
     async def _results(self, request: Request, kind: str, template: pb.CreateImageRequest) -> AsyncIterator[bytes]:
@@ -94,7 +101,9 @@ class ImageStream:
 
         with self._bodies.hold() as hold:
             try:
-                async for answer in self._backends.stream(INGEST, "StreamImages", requests(hold), self._timeout_s):
+                metadata = caller_of(request.scope).metadata
+                made = self._backends.stream(INGEST, "StreamImages", requests(hold), self._timeout_s, metadata)
+                async for answer in made:
                     if isinstance(answer, pb.StreamImagesResponse):
                         await results.put(answer)
             except Exception as exc:
@@ -137,7 +146,8 @@ class ImageStream:
                 yield pb.StreamImagesResponse(key=part.name, error=to_item_error(error.at(part.name)))
                 continue
             item = pb.StreamImagesRequest(key=part.filename or f"part {number}", create=template)
-            item.create.image.data = part.data
+            # Not held twice: what is sent on is what counts against the budget.
+            item.create.image.data, part.data = part.data, b""
             item.create.image.source = part.filename
             yield item
 

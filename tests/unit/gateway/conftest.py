@@ -21,6 +21,7 @@ from services.common.rpc import ServiceInterceptor
 from services.common.status import to_item_error
 from services.gateway.app import create_app
 from services.gateway.backends import SERVICES, Backends
+from services.gateway.guard import Authenticates
 from services.gateway.settings import GatewaySettings
 
 BAD = b"bad"
@@ -34,11 +35,13 @@ class Recorder:
     Attributes:
         requests: Every request, oldest first.
         seconds_left: The deadline that each came with.
+        metadata: What came along with each; once for a stream.
         answers: RPC -> what to answer, or to raise; an empty answer where nothing is said.
     """
 
     requests: list[Message] = field(default_factory=list)
     seconds_left: list[float] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, Message | Exception | Callable[[], Any]] = field(default_factory=dict)
 
     def handlers(self, service: ServiceDescriptor) -> grpc.GenericRpcHandler:
@@ -54,6 +57,7 @@ class Recorder:
         async def behaviour(message: Message, context: Any) -> Message:
             self.requests.append(message)
             self.seconds_left.append(context.time_remaining())
+            self.metadata.append(dict(context.invocation_metadata()))
             told = self.answers.get(method.name, answer())
             if isinstance(told, Exception):
                 raise told
@@ -61,7 +65,8 @@ class Recorder:
 
         return grpc.unary_unary_rpc_method_handler(behaviour, request.FromString, answer.SerializeToString)
 
-    async def _stream(self, requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Message]:
+    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Message]:
+        self.metadata.append(dict(context.invocation_metadata()))
         async for item in requests:
             self.requests.append(item)
             told = self.answers.get("StreamImages")
@@ -88,7 +93,9 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    folder: Path, *, authenticator: Authenticates | None = None, **settings: Any
+) -> AsyncIterator[Gateway]:
     recorder, healthy = Recorder(), health.aio.HealthServicer()
     server = grpc.aio.server(interceptors=[ServiceInterceptor(60)])
     for service in SERVICES:
@@ -101,13 +108,11 @@ async def running_gateway(folder: Path, **settings: Any) -> AsyncIterator[Gatewa
     chosen = GatewaySettings(**told)
     objects = LocalObjects(chosen, root=str(folder))
     backends = Backends(embedder=target, ingest=target, query=target)
-    app = create_app(chosen, backends, objects)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=30) as http,
-    ):
+    transport = httpx.ASGITransport(create_app(chosen, backends, objects, authenticator))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=30) as http:
         yield Gateway(http, backends, recorder, objects, healthy, lambda: server.stop(0))
+    await backends.close()
+    await objects.close()
     await server.stop(0)
 
 

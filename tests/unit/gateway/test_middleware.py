@@ -54,8 +54,7 @@ async def test_other_sites_pages_can_not_write(gateway: Gateway, headers: dict[s
 )
 async def test_only_names_of_its_own_are_answered(tmp_path: Path, host: str, status: int) -> None:
     """A name of another site's own that leads here (DNS rebinding) would make its pages ours."""
-    names = {"listen": "listens.test:8080", "allowed_hosts": "Other.test, third.test"}
-    async with running_gateway(tmp_path, **names) as gateway:
+    async with running_gateway(tmp_path, listen="listens.test:8080", allowed_hosts="Other.test, third.test") as gateway:
         headers = {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}
         answers = [await gateway.http.get(path, headers=headers) for path in ("/v1/collections", "/", "/healthz")]
     for answer in answers:

@@ -44,6 +44,7 @@ async def test_an_error_of_ours_keeps_reason_field_and_sentence(gateway: Gateway
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
     assert len(problem.pop("trace_id")) in (0, 32) if "trace_id" in problem else True
+    assert problem.pop("request_id") == response.headers["x-request-id"]
     assert problem == {
         "type": "about:blank",
         "title": "Conflict",

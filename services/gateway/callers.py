@@ -1,0 +1,44 @@
+"""Who sent a request, as the guard found out, for those who answer it."""
+
+from dataclasses import dataclass
+from typing import Final, cast
+
+from starlette.types import Scope
+
+from services.common.access.principal import Principal
+
+__all__ = ["AUTHORIZATION", "Caller", "caller_of", "set_caller"]
+
+AUTHORIZATION: Final = "authorization"
+_KEY: Final = "saccade.caller"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of one request.
+
+    Attributes:
+        principal: Who it is; None where the gateway asks for no credentials.
+        authorization: The request's own header, which the services look at again; may be empty.
+    """
+
+    principal: Principal | None = None
+    authorization: str = ""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What to send along with a call made for it."""
+        return ((AUTHORIZATION, self.authorization),) if self.authorization else ()
+
+
+ANYONE: Final = Caller()
+
+
+def set_caller(scope: Scope, caller: Caller) -> None:
+    """Note who sent a request."""
+    scope[_KEY] = caller
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Who sent it; anyone, where nothing was noted."""
+    return cast(Caller, scope.get(_KEY, ANYONE))
