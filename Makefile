@@ -62,7 +62,7 @@ recall: $(INSTALLED) tools ## Measure the recall of the index against exact sear
 
 .PHONY: test
 test: $(INSTALLED) tools ## All tests
-	$(PYTEST) $(RERUNS) tests
+	$(PYTEST) $(RERUNS) --ignore=tests/faults tests
 
 .PHONY: test-unit
 test-unit: $(INSTALLED) ## Tests of single parts, under a minute
@@ -79,6 +79,18 @@ test-e2e: $(INSTALLED) tools ## The whole stack: smoke, kill and restart, the pa
 .PHONY: test-gpu
 test-gpu: $(INSTALLED) ## Tests that need a CUDA device
 	$(PYTEST) tests/gpu
+
+.PHONY: test-faults
+test-faults: $(INSTALLED) tools ## Full disks, cut networks, denied writes, rolling restarts (QUICK=1: about 5 minutes)
+	$(PYTEST) tests/faults
+
+.PHONY: chaos
+chaos: $(INSTALLED) tools ## Kill everything again and again under load; nothing may be lost (QUICK=1; build/faults.json)
+	$(BIN)/python -m benchmarks.chaos
+
+.PHONY: soak
+soak: $(INSTALLED) tools ## Ordinary load for MINUTES=30; nothing may grow (build/soak.json)
+	$(BIN)/python -m benchmarks.soak
 
 .PHONY: lint
 lint: $(INSTALLED) buf ## Formatting, style, types, dependencies between packages, contracts, generated code

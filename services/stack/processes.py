@@ -1,6 +1,7 @@
 """Programs that run beside this one: started together, watched, and ended with whatever they started."""
 
 import contextlib
+import copy
 import http.client
 import os
 import secrets
@@ -218,6 +219,14 @@ class Process:
         self._asked = False
         self._reader = threading.Thread(target=self._read, args=(self._child.stdout,), daemon=True)
         self._reader.start()
+
+    def variant(self, env: Mapping[str, str]) -> Self:
+        """The same program, not started, with these variables of its environment besides or instead."""
+        other = copy.copy(self)
+        other._env = {**(os.environ if self._env is None else self._env), **env}
+        other._child = other._reader = None
+        other._lines = deque(maxlen=LINES_KEPT)
+        return other
 
     def is_ready(self) -> bool:
         """Whether it does its work by now; ProcessError if it has ended instead."""
