@@ -14,16 +14,19 @@ import asyncio
 import copy
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from saccade import calls, job_calls
-from saccade.channel import channel_options
+from saccade.channel import BULK_METADATA, channel_options
+from saccade.credentials import bearer
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from saccade.errors import ApiError, api_error
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from saccade.query.v1.query_service_pb2 import SEARCH_LANE_BULK, SearchRequest
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
 from saccade.requests import NewImage, Wait
 from saccade.streams import upload_async, upload_sync
@@ -59,6 +62,7 @@ class _Base:
         embedder: str = DEFAULT_ADDRESSES["embedder"],
         ingest: str = DEFAULT_ADDRESSES["ingest"],
         query: str = DEFAULT_ADDRESSES["query"],
+        key: str = "",
         credentials: grpc.ChannelCredentials | None = None,
         timeout_s: float = 60.0,
     ) -> None:
@@ -68,10 +72,12 @@ class _Base:
             embedder: host:port, or any gRPC target such as dns:///embedder:50051.
             ingest: The same of the ingest service.
             query: The same of the query service.
-            credentials: For TLS, from `grpc.ssl_channel_credentials`; None: plain text.
+            key: API key or token, shown with every call; over plain text only where the network is trusted.
+            credentials: For TLS, from `saccade.credentials.tls_credentials`; None: plain text.
             timeout_s: Longest wait for one call, in seconds; see `with_timeout`.
         """
         self._timeout_s = timeout_s
+        self._shown = bearer(key)
         addresses: dict[calls.Service, str] = {"embedder": embedder, "ingest": ingest, "query": query}
         self._addresses = addresses
         self._channels = {name: self._open(_target(address), credentials) for name, address in addresses.items()}
@@ -92,6 +98,15 @@ class _Base:
         if told.code == grpc.StatusCode.UNAVAILABLE and not told.reason:
             told.message = f"the {service} service at {self._addresses[service]} does not answer ({told.message})"
         return told
+
+    @property
+    def _streaming(self) -> Callable[..., Any]:
+        return partial(self._stubs["ingest"].StreamImages, metadata=self._shown)
+
+    def _shown_with(self, request: Any) -> tuple[tuple[str, str], ...]:
+        """What a service is to know of a call before it reads the request: who makes it, and in which lane."""
+        bulk = isinstance(request, SearchRequest) and request.lane == SEARCH_LANE_BULK
+        return (*self._shown, *(BULK_METADATA if bulk else ()))
 
     def _method(self, call: calls.Call[Any]) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(self._stubs[call.service], call.method)
@@ -191,7 +206,7 @@ class Client(_Base):
     def call(self, call: calls.Call[R]) -> R:
         """Make a call that saccade.calls has built."""
         try:
-            answer = self._method(call)(call.request, timeout=self._timeout_s)
+            answer = self._method(call)(call.request, timeout=self._timeout_s, metadata=self._shown_with(call.request))
         except grpc.RpcError as exc:
             raise self._failed(call.service, exc) from exc
         return call.unpack(answer)
@@ -241,7 +256,7 @@ class Client(_Base):
         upload = Upload(
             collection, wait_for=wait_for, replace=replace, max_in_flight=max_in_flight, give_up_s=give_up_s
         )
-        return upload_sync(self._stubs["ingest"].StreamImages, upload, images)
+        return upload_sync(self._streaming, upload, images)
 
 
 class AsyncClient(_Base):
@@ -291,7 +306,9 @@ class AsyncClient(_Base):
     async def call(self, call: calls.Call[R]) -> R:
         """Make a call that saccade.calls has built."""
         try:
-            answer = await self._method(call)(call.request, timeout=self._timeout_s)
+            answer = await self._method(call)(
+                call.request, timeout=self._timeout_s, metadata=self._shown_with(call.request)
+            )
         except grpc.RpcError as exc:
             raise self._failed(call.service, exc) from exc
         return call.unpack(answer)
@@ -328,7 +345,7 @@ class AsyncClient(_Base):
         upload = Upload(
             collection, wait_for=wait_for, replace=replace, max_in_flight=max_in_flight, give_up_s=give_up_s
         )
-        return upload_async(self._stubs["ingest"].StreamImages, upload, images)
+        return upload_async(self._streaming, upload, images)
 
 
 def _target(address: str) -> str:

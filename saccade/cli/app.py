@@ -1,5 +1,6 @@
 """The command's root: where the services are, and the options that commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from saccade.cli.output import parse_json
 from saccade.client import DEFAULT_ADDRESSES, Client
 from saccade.common.v1 import types_pb2
+from saccade.credentials import tls_credentials
 from saccade.filters import all_of, tags
 from saccade.requests import make_filter
 
@@ -52,6 +54,7 @@ TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only images 
 @app.callback()
 def root(
     context: typer.Context,
+    *,
     embedder_address: Annotated[
         str, typer.Option(envvar="SACCADE_EMBEDDER_ADDRESS", help="Where the embedder is.")
     ] = DEFAULT_ADDRESSES["embedder"],
@@ -62,11 +65,36 @@ def root(
         str, typer.Option(envvar="SACCADE_QUERY_ADDRESS", help="Where the query service is.")
     ] = DEFAULT_ADDRESSES["query"],
     timeout: Annotated[float, typer.Option(min=0.1, help="Longest wait for one call, in seconds.")] = 60.0,
+    key: Annotated[
+        str,
+        typer.Option(
+            envvar="SACCADE_API_KEY",
+            show_envvar=True,
+            help="API key or token; better in the variable, or @FILE, than on a command line that others see.",
+        ),
+    ] = "",
+    ca: Annotated[
+        str, typer.Option(envvar="SACCADE_CA", help="TLS, with services known by the authorities in this PEM file.")
+    ] = "",
+    cert: Annotated[str, typer.Option(envvar="SACCADE_CERT", help="Client certificate, a PEM file.")] = "",
+    cert_key: Annotated[str, typer.Option(envvar="SACCADE_CERT_KEY", help="Its private key, a PEM file.")] = "",
+    tls: Annotated[bool, typer.Option("--tls", envvar="SACCADE_TLS", help="TLS, with public authorities.")] = False,
 ) -> None:
     """Find images by what is in them."""
-    context.obj = context.with_resource(
-        Client(embedder=embedder_address, ingest=ingest_address, query=query_address, timeout_s=timeout)
+    client = Client(
+        embedder=embedder_address,
+        ingest=ingest_address,
+        query=query_address,
+        key=_key(key),
+        credentials=tls_credentials(ca, cert=cert, cert_key=cert_key, tls=tls),
+        timeout_s=timeout,
     )
+    context.obj = context.with_resource(client)
+
+
+def _key(given: str) -> str:
+    """The key itself, or what is in the file that `@FILE` names."""
+    return Path(given[1:]).read_text().strip() if given.startswith("@") else given.strip()
 
 
 def client_of(context: typer.Context) -> Client:

@@ -28,6 +28,7 @@ class FakeServices:
         self.stream: Stream = store_all
         self.port = 0
         self.timeouts: list[float] = []
+        self.shown: list[str] = []
 
     def will(self, method: str, *answers: Answer) -> None:
         """Answer calls of a method like this."""
@@ -47,6 +48,7 @@ class FakeServices:
         """Record a request; answer it."""
         self.requests.append(request)
         self.timeouts.append(context.time_remaining())
+        self.note_credential(context)
         queue = self.answers[method]
         answer = queue.pop(0) if len(queue) > 1 else queue[0]
         if isinstance(answer, SaccadeError):
@@ -56,6 +58,18 @@ class FakeServices:
         if isinstance(answer, Exception):
             raise answer
         return answer(request) if callable(answer) else answer
+
+    def note_credential(self, context: grpc.ServicerContext) -> None:
+        """Record what the caller showed; empty: nothing."""
+        headers: dict[str, Any] = dict(context.invocation_metadata())
+        self.shown.append(headers.get("authorization", ""))
+
+    def handle_stream(
+        self, requests: Iterator[ingest.StreamImagesRequest], context: grpc.ServicerContext
+    ) -> Iterator[ingest.StreamImagesResponse]:
+        """Answer a stream."""
+        self.note_credential(context)
+        return self.stream(requests)
 
     @contextmanager
     def serve(self, port: int = 0) -> Iterator["FakeServices"]:
@@ -87,9 +101,7 @@ def _handlers(fake: FakeServices, module: Any, service: str) -> grpc.GenericRpcH
             "response_serializer": lambda message: message.SerializeToString(),
         }
         if method.client_streaming:
-            handlers[method.name] = grpc.stream_stream_rpc_method_handler(
-                lambda requests, _context: fake.stream(requests), **coding
-            )
+            handlers[method.name] = grpc.stream_stream_rpc_method_handler(fake.handle_stream, **coding)
         else:
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
                 lambda request, context, name=method.name: fake.handle(name, request, context), **coding
