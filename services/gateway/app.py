@@ -22,7 +22,7 @@ from services.gateway.problems import Problem, problem_of, respond
 from services.gateway.rest import Rest, Timeouts
 from services.gateway.settings import GatewaySettings
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "routed"]
 
 
 def create_app(
@@ -39,6 +39,14 @@ def create_app(
         objects: Local objects to serve; None where an S3-compatible store serves them itself.
         authenticator: Knows callers; None where anyone may ask.
     """
+    app = routed(settings, backends, objects)
+    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz", exclude_spans=["receive", "send"])
+    # What is refused costs no trace and no routing.
+    return Observe(Guard(app, _admission(settings), authenticator), secure=bool(settings.https_cert))
+
+
+def routed(settings: GatewaySettings, backends: Backends, objects: LocalObjects | None) -> FastAPI:
+    """What answers at which address, for those who may ask."""
     app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.openapi = cache(openapi_document)  # type: ignore[method-assign]
     bodies = Bodies(
@@ -54,9 +62,7 @@ def create_app(
     app.mount("/docs/ui", Static(directory=api_page_files()), name="api-page")
     for kind in (SaccadeError, Problem, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _on_error)
-    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz", exclude_spans=["receive", "send"])
-    # What is refused costs no trace and no routing.
-    return Observe(Guard(app, _admission(settings), authenticator), secure=bool(settings.https_cert))
+    return app
 
 
 def _admission(settings: GatewaySettings) -> Admission:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from services.common.access.policy import rule_of
 from services.gateway.bodies import JSON, MULTIPART, NDJSON
 from services.gateway.calls import CALLS, EVERYTHING, Call
 from services.gateway.descriptions import describe_field, describe_method
@@ -23,6 +24,9 @@ Finds images by what is in them: by words, by a picture, by a region of a pictur
 Every address stands for one call of the gRPC contracts. Bodies are protobuf's JSON mapping: snake_case names, bytes as
 base64, 64-bit integers as strings. Where a body holds a picture, `multipart/form-data` is taken too: `file` is the
 picture, `request` the JSON, and any other part sets the field that it is named after, such as `parts.1.image`.
+
+Where the gateway asks who calls, every address takes an API key or a token as `Authorization: Bearer ...`, and
+`x-access` says what it must allow: read, write or admin.
 
 Errors are `application/problem+json` with a constant `reason`, and the `field` at fault where there is one.
 The header `X-Request-Timeout` sets a deadline in seconds.
@@ -54,8 +58,15 @@ _PROBLEM: Final[Schema] = {
             },
         },
         "trace_id": {"type": "string", "description": "The trace that the request belongs to, in hexadecimal."},
+        "request_id": {"type": "string", "description": "The request's id, as in the header X-Request-Id."},
         "retry_after": {"type": "integer", "description": "Seconds after which a retry makes sense."},
     },
+}
+
+_BEARER: Final[Schema] = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key (`sk_...`), or a token of the OpenID provider that the gateway trusts.",
 }
 
 _TIMEOUT: Final[Schema] = {
@@ -90,6 +101,7 @@ def openapi_document() -> dict[str, Any]:
         "tags": [{"name": name, "description": about} for name, about in _TAGS.values()],
         "paths": paths,
         "components": {
+            "securitySchemes": {"bearer": _BEARER},
             "schemas": dict(sorted(schemas.components.items())),
             "responses": {
                 "Problem": {
@@ -108,6 +120,8 @@ def _operation(call: Call, schemas: Schemas) -> dict[str, Any]:
         "operationId": f"{call.rpc}ByGet" if call.rpc == "Search" and call.verb == "GET" else call.rpc,
         "tags": [_TAGS[call.service.name][0]],
         "summary": summary,
+        "security": [{"bearer": []}],
+        "x-access": rule_of(call.method).scope.name.lower(),
         "parameters": _parameters(call, schemas),
         "responses": {
             "200": {
