@@ -13,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pydantic import SecretStr
+
 from benchmarks.proxy import Proxy
 from saccade import Client
-from services.common.settings import VectorSettings
+from services.common.settings import ObjectSettings, VectorSettings
 from services.stack import engines
 from services.stack.processes import (
     HOST,
@@ -132,6 +134,15 @@ class Cluster:
     def vector_settings(self) -> VectorSettings:
         """How to reach its Milvus, past any relay."""
         return VectorSettings(milvus_uri=self.vectors.uri, milvus_timeout_s=60)
+
+    def object_settings(self) -> ObjectSettings:
+        """How to reach its object store, past any relay."""
+        return ObjectSettings(
+            objects_url=f"s3://{BUCKET}",
+            s3_endpoint=f"http://{self.objects.endpoint}",
+            s3_access_key=SecretStr(self.objects.access_key),
+            s3_secret_key=SecretStr(self.objects.secret_key),
+        )
 
     def kill(self, name: str) -> None:
         """End a process at once, as a power cut would (SIGKILL)."""
