@@ -21,6 +21,7 @@ from saccade.channel import MAX_MESSAGE_BYTES
 from services.common.access.exposure import check_exposure
 from services.common.access.interceptor import build_interceptor
 from services.common.access.tls import server_credentials
+from services.common.admission import Admission, AdmissionInterceptor
 from services.common.deadline import call_deadline
 from services.common.errors import SaccadeError
 from services.common.settings import GrpcSettings, load_settings
@@ -155,6 +156,7 @@ class Server:
         check_exposure(settings.listen, settings)
         self._listen = settings.listen
         self._credentials = server_credentials(settings)
+        self._admission = AdmissionInterceptor()
         self._access = build_interceptor(settings, settings.peer_names)
         self.port = 0
         self._drain_s = settings.drain_s
@@ -164,6 +166,7 @@ class Server:
         ours_only = filters.negate(filters.any_of(filters.health_check(), filters.service_prefix("grpc.reflection")))
         self._server = grpc.aio.server(
             interceptors=[
+                self._admission,
                 aio_server_interceptor(filter_=ours_only),
                 ServiceInterceptor(settings.max_call_s),
                 *([self._access] if self._access else []),
@@ -191,6 +194,10 @@ class Server:
             self._access.serve(descriptor)
         self._names.append(descriptor.full_name)
 
+    def admit(self, descriptor: ServiceDescriptor, admission: Admission, *methods: str) -> None:
+        """Let calls of these methods come in so; none: of all others of the service that take one request."""
+        self._admission.admit(descriptor, admission, *methods)
+
     async def start(self) -> int:
         """Listen, NOT_SERVING at first; the port, which is also in `port` from now on."""
         await self.set_ready(False)
@@ -203,6 +210,7 @@ class Server:
         else:
             self.port = self._server.add_insecure_port(self._listen)
         await self._server.start()
+        self._admission.start()
         _log.info("listening", address=self._listen, port=self.port)
         return self.port
 
@@ -216,6 +224,7 @@ class Server:
         """NOT_SERVING, no new calls, and those in flight get `drain_s` to finish."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._drain_s)
+        self._admission.close()
         if self._access:
             await self._access.close()
 

@@ -5,9 +5,13 @@ import asyncio
 import structlog
 
 from saccade.embedder.v1 import embedder_service_pb2, embedder_service_pb2_grpc
+from services.common.admission import Admission
+from services.common.gate import Gate
 from services.common.rpc import Server, run_service, serve_until_signal
+from services.embedder.admission import BULK_SHARE
 from services.embedder.engines import Engines
 from services.embedder.models.registry import load_encoders, load_segmenter
+from services.embedder.requests import is_bulk
 from services.embedder.servicer import EmbedderServicer
 from services.embedder.settings import EmbedderSettings
 from services.embedder.watchdog import Watchdog, Watched
@@ -66,6 +70,10 @@ async def _main(settings: EmbedderSettings) -> None:
     servicer = EmbedderServicer()
     descriptor = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"]
     server.add(descriptor, embedder_service_pb2_grpc.add_EmbedderServiceServicer_to_server, servicer)
+    # Models have queues of their own, by items; here it is seen to that calls beyond those cost nothing.
+    calls = settings.max_waiting_items
+    gate = Gate("embedder", places=calls, waiting=0, least=calls, bulk_share=BULK_SHARE)
+    server.admit(descriptor, Admission(gate, is_bulk=is_bulk))
     await server.start()
     service = _Service(settings, servicer, server)
     await serve_until_signal(server, service.make_ready, service)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from saccade.embedder.v1 import embedder_service_pb2 as pb
@@ -17,6 +18,7 @@ from services.embedder.engine import AnalysisOptions
 __all__ = [
     "check_count",
     "check_text",
+    "is_bulk",
     "lane_of",
     "masks_of",
     "options_of",
@@ -45,6 +47,11 @@ def lane_of(lane: int) -> Lane:
     if lane not in _LANES:
         raise InvalidArgument(f"{lane} is no lane; give LANE_INTERACTIVE or LANE_BULK", field="lane")
     return Lane.BULK if lane == _BULK else Lane.INTERACTIVE
+
+
+def is_bulk(request: Message) -> bool:
+    """Whether a request says that it can wait."""
+    return getattr(request, "lane", None) == _BULK
 
 
 def check_count(items: Sequence[object], field: str, limit: int) -> None:

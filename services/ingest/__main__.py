@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
 from saccade.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
+from services.common.admission import Admission
+from services.common.budget import ByteBudget
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.common.fetch import ImageFetcher
+from services.common.gate import Gate
 from services.common.objects import open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
@@ -33,6 +37,14 @@ from services.ingest.worker import Worker
 _log = structlog.get_logger(__name__)
 
 _CHECK_PAUSE_S = 0.5
+# Streams and other bulk work take this share of the images stored at a time, so that a single call finds room.
+_BULK_SHARE: Final = 0.75
+# Calls that store nothing, at a time; they are quick.
+_OTHERS: Final = 64
+# Calls at a time that are left however busy the process is.
+_LEAST_PLACES: Final = 8
+# Bytes of a request beside those of its image.
+_BESIDE_THE_IMAGE: Final = 1024 * 1024
 
 
 class Service:
@@ -125,6 +137,13 @@ class Service:
             steps=self._steps,
             max_wait_s=settings.max_call_s,
         )
+        self.storing = Gate(
+            "storing",
+            places=settings.max_creates,
+            waiting=settings.max_waiting,
+            least=_LEAST_PLACES,
+            bulk_share=_BULK_SHARE,
+        )
         reader = Reader(files, self._vectors, self._collections)
         self.servicer = IngestServicer(
             library=library,
@@ -132,6 +151,7 @@ class Service:
             collections=self._collections,
             vocabularies=self._vocabularies,
             jobs=self._jobs.jobs,
+            gate=self.storing,
             settings=settings,
         )
 
@@ -183,6 +203,10 @@ async def _main(settings: IngestSettings) -> None:
     service = Service(settings)
     descriptor = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
     server.add(descriptor, ingest_service_pb2_grpc.add_IngestServiceServicer_to_server, service.servicer)
+    budget = ByteBudget("single", settings.max_bytes_in_hand // 2)
+    largest = settings.max_image_bytes + _BESIDE_THE_IMAGE
+    server.admit(descriptor, Admission(service.storing, budget, largest), "CreateImage")
+    server.admit(descriptor, Admission(Gate("ingest", places=_OTHERS, waiting=_OTHERS, least=_LEAST_PLACES)))
     await server.start()
     await serve_until_signal(server, service.make_ready, service)
 

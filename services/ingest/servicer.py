@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1 import ingest_service_pb2_grpc
+from services.common.budget import ByteBudget
 from services.common.deadline import call_deadline
+from services.common.domain import Lane
 from services.common.errors import InvalidArgument, Overloaded, Unimplemented
+from services.common.gate import RETRY_AFTER_S, Gate
 from services.common.pages import page_size, read_token, write_token
 from services.common.records import CollectionRecord, check_collection_name
 from services.common.vectors import FilterTarget, compile_filter
@@ -36,9 +39,6 @@ __all__ = ["IngestServicer"]
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
-# Streams take this share of the images stored at a time, so that a single call always finds room.
-_STREAMS_SHARE = 0.75
-_RETRY_AFTER_S = 1.0
 _COUNTS_AT_ONCE = 8
 
 
@@ -53,29 +53,25 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
         collections: Collections,
         vocabularies: Vocabularies,
         jobs: Jobs,
+        gate: Gate,
         settings: IngestSettings,
     ) -> None:
-        """Serve these."""
+        """Serve these; through `gate` come images to store, those of streams in the bulk lane."""
         self._jobs = jobs
         self._library = library
         self._reader = reader
         self._collections = collections
         self._vocabularies = vocabularies
         self._settings = settings
-        self._slots = asyncio.Semaphore(settings.max_creates)
-        self._stream_slots = asyncio.Semaphore(max(1, int(settings.max_creates * _STREAMS_SHARE)))
+        self._gate = gate
+        self._streams = 0
+        self._stream_bytes = ByteBudget("streams", settings.max_bytes_in_hand // 2)
 
     async def CreateImage(  # noqa: N802
         self, request: pb.CreateImageRequest, context: _Context
     ) -> pb.CreateImageResponse:
         """Store one image and wait as far as asked."""
-        if self._slots.locked():
-            raise Overloaded(
-                "as many images are being stored as the service takes; try again, or use StreamImages, which waits",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        async with self._slots:
-            return await self._create(request, interactive=True)
+        return await self._create(request, interactive=True)
 
     async def StreamImages(  # noqa: N802
         self, requests: AsyncIterator[pb.StreamImagesRequest], context: _Context
@@ -83,16 +79,24 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
         """Store many, with a result for each."""
 
         async def create(message: pb.CreateImageRequest) -> pb.CreateImageResponse:
-            async with AsyncExitStack() as slots:
-                await slots.enter_async_context(self._stream_slots)
-                await slots.enter_async_context(self._slots)
+            async with self._gate.entered(Lane.BULK, patient=True):
                 with call_deadline(self._settings.max_call_s):
                     async with asyncio.timeout(self._settings.max_call_s):
                         return await self._create(message, interactive=False)
 
-        async with aclosing(stream_images(requests, create, window=self._settings.stream_window)) as responses:
-            async for response in responses:
-                yield response
+        if self._streams >= self._settings.max_streams:
+            raise Overloaded(
+                f"{self._streams} streams are being served, and no more are taken; try again in {RETRY_AFTER_S:g} s",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._streams += 1
+        try:
+            results = stream_images(requests, create, window=self._settings.stream_window, budget=self._stream_bytes)
+            async with aclosing(results) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._streams -= 1
 
     async def GetImage(self, request: pb.GetImageRequest, context: _Context) -> pb.GetImageResponse:  # noqa: N802
         """One image with its segments."""

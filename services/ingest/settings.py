@@ -36,7 +36,17 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     thumbnail_px: int = Field(320, ge=32, le=2_048, description="Longer side of a thumbnail, in pixels")
 
     max_creates: _PositiveInt = Field(
-        64, description="Images being stored or waited for at a time; single calls beyond are refused, streams wait"
+        64, description="Most images being stored or waited for at a time; fewer while the process is too busy"
+    )
+    max_waiting: int = Field(
+        16, ge=0, description="Most single calls that wait for their turn, in each lane; more are refused. Streams wait"
+    )
+    max_streams: _PositiveInt = Field(32, description="Most streams of images at a time; more are refused")
+    max_bytes_in_hand: int = Field(
+        512 * 1024 * 1024,
+        ge=128 * 1024 * 1024,
+        description="Most bytes of images that are being stored: half for single calls, half for streams; more wait "
+        "unread",
     )
     stream_window: _PositiveInt = Field(16, description="Images of one stream at work at a time")
     decode_workers: _PositiveInt = Field(2, description="Threads that decode images for checks and thumbnails")

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import grpc
 import structlog
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
+from services.common.budget import ByteBudget, Share
 from services.common.status import code_of, to_item_error
 
 __all__ = ["stream_images"]
@@ -19,6 +22,7 @@ async def stream_images(
     create: Callable[[pb.CreateImageRequest], Awaitable[pb.CreateImageResponse]],
     *,
     window: int,
+    budget: ByteBudget,
 ) -> AsyncGenerator[pb.StreamImagesResponse, None]:
     """A result for each request, in any order.
 
@@ -30,6 +34,7 @@ async def stream_images(
         requests: What the caller sends.
         create: Stores one image; raises why it could not.
         window: Most requests without a result that the caller has taken.
+        budget: Of the bytes of all streams' requests; a stream is not read from while its last one waits for them.
     """
     slots = asyncio.Semaphore(window)
     results: asyncio.Queue[pb.StreamImagesResponse | None] = asyncio.Queue()
@@ -49,7 +54,9 @@ async def stream_images(
             async with asyncio.TaskGroup() as group:
                 await slots.acquire()
                 async for request in requests:
-                    group.create_task(one(request))
+                    share = await budget.take(request.ByteSize())
+                    # Not by the task itself, which never begins where it is cancelled at once.
+                    group.create_task(one(request)).add_done_callback(partial(_release, share))
                     await slots.acquire()
         finally:
             results.put_nowait(None)
@@ -63,3 +70,7 @@ async def stream_images(
     finally:
         reading.cancel()
         await asyncio.wait([reading])
+
+
+def _release(share: Share, _task: asyncio.Task[Any]) -> None:
+    share.release()

@@ -1,28 +1,35 @@
 """The query service's process: `python -m services.query`."""
 
+from typing import Final
+
 import structlog
 from tenacity import retry, retry_if_exception_type, wait_exponential
 
 from saccade.query.v1 import query_service_pb2 as pb
 from saccade.query.v1.query_service_pb2_grpc import add_QueryServiceServicer_to_server
+from services.common.admission import Admission
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import DeadlineExceeded, Unavailable
 from services.common.fetch import ImageFetcher
+from services.common.gate import Gate
 from services.common.objects import open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import VectorStore
 from services.query.calibration import Calibrations
 from services.query.collections import Collections
-from services.query.concurrency import Gate
 from services.query.embedding import PartEmbedder
 from services.query.picture import PictureSegmenter
 from services.query.projection import Projector
+from services.query.request import is_bulk
 from services.query.results import ResultReader
 from services.query.search import Search
 from services.query.servicer import QueryServicer
 from services.query.settings import QuerySettings
 from services.query.tagging import PartTagger
 from services.query.tags import TagCounter
+
+# Searches at a time that are left however busy the process is.
+_LEAST_PLACES: Final = 4
 
 _log = structlog.get_logger("services.query")
 
@@ -53,11 +60,13 @@ async def _main(settings: QuerySettings) -> None:
         tags=tags,
         projector=Projector(vectors),
         embedder=parts,
-        gate=Gate(settings.max_searches, settings.max_waiting),
         limits=limits,
     )
     server = Server(settings)
-    server.add(pb.DESCRIPTOR.services_by_name["QueryService"], add_QueryServiceServicer_to_server, servicer)
+    descriptor = pb.DESCRIPTOR.services_by_name["QueryService"]
+    server.add(descriptor, add_QueryServiceServicer_to_server, servicer)
+    gate = Gate("query", places=settings.max_searches, waiting=settings.max_waiting, least=_LEAST_PLACES)
+    server.admit(descriptor, Admission(gate, is_bulk=is_bulk))
     await server.start()
 
     # Engines may start after us. What is wrong in itself, such as a missing bucket, stops the service.

@@ -1,13 +1,10 @@
-"""Bounded work: calls made together, and a gate in front of them."""
+"""Calls made together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from services.common.errors import Overloaded
-
-__all__ = ["Gate", "both", "together"]
+__all__ = ["both", "together"]
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -35,29 +32,3 @@ async def both(first: Coroutine[Any, Any, _T], second: Coroutine[Any, Any, _S]) 
 def _first(group: BaseExceptionGroup[Any]) -> Exception:
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-class Gate:
-    """Lets a number of calls in, lets some wait, and refuses the rest."""
-
-    def __init__(self, inside: int, waiting: int) -> None:
-        """At most `inside` calls at a time, and `waiting` in front."""
-        self._free = asyncio.Semaphore(inside)
-        self._most = inside + waiting
-        self._here = 0
-
-    @asynccontextmanager
-    async def entered(self) -> AsyncIterator[None]:
-        """Hold a place.
-
-        Raises:
-            Overloaded: too many wait already.
-        """
-        if self._here >= self._most:
-            raise Overloaded("too many searches wait already; try again in a moment", retry_after_s=1.0)
-        self._here += 1
-        try:
-            async with self._free:
-                yield
-        finally:
-            self._here -= 1

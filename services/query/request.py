@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from google.protobuf.message import Message
+
 from saccade.query.v1 import query_service_pb2 as pb
 from services.common.domain import Lane
 from services.common.errors import InvalidArgument
@@ -26,7 +28,7 @@ from services.query.request_parts import (
     with_modifiers,
 )
 
-__all__ = ["ProjectionQuery", "read_projection", "read_search", "read_top"]
+__all__ = ["ProjectionQuery", "is_bulk", "read_projection", "read_search", "read_top"]
 
 MAX_TOP_K: Final = 100
 MAX_NPROBE: Final = 65_536
@@ -58,6 +60,11 @@ _LANES: Final = {
     pb.SEARCH_LANE_INTERACTIVE: Lane.INTERACTIVE,
     pb.SEARCH_LANE_BULK: Lane.BULK,
 }
+
+
+def is_bulk(message: Message) -> bool:
+    """Whether a request says that it can wait."""
+    return isinstance(message, pb.SearchRequest) and message.lane == pb.SEARCH_LANE_BULK
 
 
 def read_search(message: pb.SearchRequest, limits: ImageLimits) -> SearchQuery:

@@ -14,7 +14,6 @@ from services.common.pages import page_size, read_token, write_token
 from services.common.records import check_collection_name
 from services.common.vectors import Consistency, FilterTarget, Generation, compile_filter
 from services.query.collections import Collections
-from services.query.concurrency import Gate
 from services.query.embedding import PartEmbedder
 from services.query.picture import PictureSegmenter
 from services.query.projection import Projector, flatten
@@ -44,26 +43,23 @@ class QueryServicer(QueryServiceServicer):
         tags: TagCounter,
         projector: Projector,
         embedder: PartEmbedder,
-        gate: Gate,
         limits: ImageLimits,
     ) -> None:
-        """Serve with these; `gate` bounds the calls at work, `limits` the pictures sent."""
+        """Serve with these; `limits` are those of the pictures sent."""
         self._search = search
         self._segmenter = segmenter
         self._collections = collections
         self._tags = tags
         self._projector = projector
         self._embedder = embedder
-        self._gate = gate
         self._limits = limits
 
     async def Search(self, request: pb.SearchRequest, context: _Context) -> pb.SearchResponse:  # noqa: N802 - the contract's
         """Images that fit the parts of a query, best first."""
-        async with self._gate.entered():
-            # Looking into pictures and hashing them would hold up all other calls.
-            query = await asyncio.to_thread(read_search, request, self._limits)
-            answer = await self._search.run(query)
-            return answer_to_message(query.collection, answer, include_masks=query.include_masks)
+        # Looking into pictures and hashing them would hold up all other calls.
+        query = await asyncio.to_thread(read_search, request, self._limits)
+        answer = await self._search.run(query)
+        return answer_to_message(query.collection, answer, include_masks=query.include_masks)
 
     async def SegmentImage(  # noqa: N802
         self, request: pb.SegmentImageRequest, context: _Context
@@ -71,8 +67,7 @@ class QueryServicer(QueryServiceServicer):
         """The segments of a picture that is not stored."""
         collection = check_collection_name(request.collection)
         most = read_top(request.max_segments, "max_segments", default=DEFAULT_SEGMENTS, most=MAX_SEGMENTS)
-        async with self._gate.entered():
-            segments = await self._segmenter.segments(collection, request.image, most)
+        segments = await self._segmenter.segments(collection, request.image, most)
         return pb.SegmentImageResponse(
             segments=[segment_to_message(segment, include_mask=True) for segment in segments]
         )
@@ -84,10 +79,9 @@ class QueryServicer(QueryServiceServicer):
         size = page_size(request.page_size)
         question = pb.ListTagsRequest(collection=name, filter=request.filter).SerializeToString(deterministic=True)
         after = read_token(question, request.page_token)
-        async with self._gate.entered():
-            record = await self._collections.get(name)
-            vocabulary = await self._collections.vocabulary_of(record)
-            counts = await self._tags.most_frequent(Generation.of(record), where)
+        record = await self._collections.get(name)
+        vocabulary = await self._collections.vocabulary_of(record)
+        counts = await self._tags.most_frequent(Generation.of(record), where)
         categories = {entry.name: entry.category for entry in vocabulary.entries} if vocabulary else {}
         left = [(tag, count) for tag, count in counts if _place(tag, count) > after]
         page = left[:size]
@@ -101,14 +95,13 @@ class QueryServicer(QueryServiceServicer):
     ) -> pb.ProjectImagesResponse:
         """A collection on a plane, with a query's parts on it."""
         wanted = await asyncio.to_thread(read_projection, request, self._limits)
-        async with self._gate.entered():
-            record = await self._collections.get(wanted.collection)
-            images, vectors = await self._projector.sample(Generation.of(record), wanted.where, wanted.max_images)
-            embedded = await self._embedder.embed(wanted.parts, record, Consistency.BOUNDED, with_segments=False)
-            others = np.array([part.vector for part in embedded.parts], dtype=np.float32)
-            map_ = await asyncio.to_thread(
-                flatten, vectors, others.reshape(len(wanted.parts), record.dimension), wanted.method
-            )
+        record = await self._collections.get(wanted.collection)
+        images, vectors = await self._projector.sample(Generation.of(record), wanted.where, wanted.max_images)
+        embedded = await self._embedder.embed(wanted.parts, record, Consistency.BOUNDED, with_segments=False)
+        others = np.array([part.vector for part in embedded.parts], dtype=np.float32)
+        map_ = await asyncio.to_thread(
+            flatten, vectors, others.reshape(len(wanted.parts), record.dimension), wanted.method
+        )
         return pb.ProjectImagesResponse(
             images=[
                 pb.ProjectedImage(image_id=image.id, x=x, y=y, tag=image.tag)

@@ -30,8 +30,14 @@ class QuerySettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings, 
 
     vocabulary: str = Field("general", description="Vocabulary of collections that name none")
 
-    max_searches: _PositiveInt = Field(16, description="Calls worked on at a time; more wait their turn")
-    max_waiting: int = Field(64, ge=0, description="Calls that wait for their turn; more are refused for the moment")
+    max_searches: _PositiveInt = Field(
+        16, description="Most calls worked on at a time; fewer while the process is too busy"
+    )
+    max_waiting: int = Field(
+        64,
+        ge=0,
+        description="Most calls that wait for their turn, in each lane; a few while the queue stands. More are refused",
+    )
     calibrations_dir: str = Field(
         "", description="Folder of calibrations that benchmarks.tune_ranking wrote, beside those shipped; empty: none"
     )

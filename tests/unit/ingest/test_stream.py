@@ -4,8 +4,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import pytest
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
+from services.common.budget import ByteBudget
 from services.common.errors import InvalidArgument
 from services.ingest.stream import stream_images
+
+
+def budget() -> ByteBudget:
+    return ByteBudget("test", 1_000)
 
 
 async def asked(keys: Iterable[str]) -> AsyncIterator[pb.StreamImagesRequest]:
@@ -26,13 +31,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_result_for_each() -> None:
     keys = [str(i) for i in range(50)]
-    found = [response async for response in stream_images(asked(keys), stored, window=4)]
+    found = [response async for response in stream_images(asked(keys), stored, window=4, budget=budget())]
     assert sorted(response.key for response in found) == sorted(keys)
     assert all(response.created.existed for response in found)
 
 
 async def test_an_empty_stream_ends() -> None:
-    assert [response async for response in stream_images(asked([]), stored, window=4)] == []
+    assert [response async for response in stream_images(asked([]), stored, window=4, budget=budget())] == []
 
 
 async def test_one_that_fails_leaves_the_others_alone() -> None:
@@ -47,7 +52,9 @@ async def test_one_that_fails_leaves_the_others_alone() -> None:
             raise ZeroDivisionError("our own secret")
         return await stored(request)
 
-    found = [response async for response in stream_images(asked("abcdef"), every_third_fails, window=2)]
+    found = [
+        response async for response in stream_images(asked("abcdef"), every_third_fails, window=2, budget=budget())
+    ]
     errors = [response.error for response in found if response.HasField("error")]
     assert len(found) == 6
     assert sorted((error.code, error.reason, error.field) for error in errors) == [
@@ -77,7 +84,7 @@ async def test_no_more_are_read_than_results_are_taken() -> None:
         running -= 1
         return pb.CreateImageResponse()
 
-    results = stream_images(requests(), create, window=5)
+    results = stream_images(requests(), create, window=5, budget=budget())
     await anext(results)
     await until(lambda: read >= 5)
     # The one that was taken counts until the next is asked for.
@@ -105,7 +112,7 @@ async def test_a_caller_who_goes_away_ends_everything() -> None:
             raise
         raise AssertionError
 
-    results = stream_images(asked(str(i) for i in range(100)), create, window=4)
+    results = stream_images(asked(str(i) for i in range(100)), create, window=4, budget=budget())
     await anext(results)
     await until(lambda: started >= 4)
     await results.aclose()
@@ -119,5 +126,5 @@ async def test_a_caller_whose_stream_breaks_is_told() -> None:
         raise ConnectionResetError
 
     with pytest.raises(ExceptionGroup):
-        async for _ in stream_images(broken(), stored, window=4):
+        async for _ in stream_images(broken(), stored, window=4, budget=budget()):
             pass
