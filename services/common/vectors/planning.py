@@ -104,7 +104,7 @@ def _why_exact(index: IndexSpec, kind: QueryKind, rows: int, passing: int | None
     text = kind is QueryKind.TEXT and index.type is not IndexType.LSH
     limit = EXACT_TEXT_ROWS if text else EXACT_ROWS
     if passing <= limit:
-        return f"{passing:,} rows are few enough to compare a {kind.value} with all (up to {limit:,})"
+        return f"{passing:,} rows are few enough to compare them all (up to {limit:,} for {kind.value} queries)"
     if index.type is IndexType.HNSW and passing < NARROW * rows:
         return f"the filter passes {passing:,} of {rows:,} rows, too few for the graph"
     return ""
