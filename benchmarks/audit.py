@@ -17,7 +17,7 @@ from saccade import ApiError, Client, filters
 from saccade.calls import Call
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from services.common.settings import VectorSettings
-from services.common.vectors import Generation, VectorStore
+from services.common.vectors import Consistency, Generation, VectorStore
 
 __all__ = ["Audit", "audit", "doctor", "settle"]
 
@@ -169,7 +169,7 @@ async def _compare_rows(
             report.twice["(images)"] = f"{count} rows for {len(images)} images"
         rows = 0
         for some in _batches(sorted(images)):
-            standing = await store.get_segment_vectors(generation, some)
+            standing = await store.get_segment_vectors(generation, some, consistency=Consistency.STRONG)
             for image_id in some:
                 indices = [segment.index for segment in standing.get(image_id, [])]
                 rows += len(indices)

@@ -99,7 +99,9 @@ class Proxy:
         self._do(self._listen())
 
     def stop(self) -> None:
-        """Close every connection and end."""
+        """Close every connection and end; does nothing where it was not started."""
+        if not self._thread.is_alive():
+            return
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=CONTROL_S)

@@ -8,15 +8,8 @@ import pytest
 from benchmarks.cluster import Cluster
 from services.stack.engines import EngineMissing
 from tests.engines import not_installed
-from tests.faults.support import COLLECTION, Callers, Disk, small_disk
+from tests.faults.support import SETTINGS, Callers, Disk, small_disk
 
-# Pauses that suit a test; what they are in production only makes recovery slower.
-SETTINGS = {
-    "SACCADE_INGEST_LEASE_S": "4",
-    "SACCADE_INGEST_SCAN_S": "0.5",
-    "SACCADE_INGEST_BACKOFF_S": "0.5",
-    "SACCADE_INGEST_MAX_BACKOFF_S": "4",
-}
 QUICK = bool(os.environ.get("QUICK"))
 
 
@@ -46,7 +39,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, disk: Disk | None) -> Iter
     folder = tmp_path_factory.mktemp("cluster")
     objects = disk.path / "minio" if disk else None
     try:
-        described = Cluster(folder, settings=SETTINGS, proxied=("milvus", "minio", "embedder"), objects_dir=objects)
+        described = Cluster(
+            folder, settings=SETTINGS, proxied=("milvus", "minio", "embedder", "ingest"), objects_dir=objects
+        )
     except EngineMissing as exc:
         not_installed(str(exc))
     with described as running:
@@ -56,10 +51,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, disk: Disk | None) -> Iter
 @pytest.fixture(scope="session")
 def all_callers(cluster: Cluster) -> Iterator[Callers]:
     with cluster.client() as client:
-        client.create_collection(COLLECTION)
         callers = Callers(cluster, client)
-        for _ in range(12):
-            callers.store("segmented", deadline_s=60)
+        callers.begin()
         yield callers
 
 

@@ -22,7 +22,7 @@ from benchmarks.load import Kept, Ledger, patiently, picture
 from saccade import ApiError, Client, NewImage
 from saccade.requests import Wait
 
-__all__ = ["CALL_S", "COLLECTION", "PASSING", "Callers", "Disk", "small_disk"]
+__all__ = ["CALL_S", "PASSING", "PATIENCE_S", "SETTINGS", "Callers", "Disk", "small_disk"]
 
 COLLECTION: Final = "faults"
 CALL_S: Final = 8.0
@@ -35,6 +35,13 @@ PASSING: Final = frozenset(
 )
 """What a caller may be told while something is away for a moment: come back."""
 EXPLAINED: Final = PASSING | {grpc.StatusCode.FAILED_PRECONDITION}
+# Pauses that suit a test; what they are in production only makes recovery slower.
+SETTINGS: Final = {
+    "SACCADE_INGEST_LEASE_S": "4",
+    "SACCADE_INGEST_SCAN_S": "0.5",
+    "SACCADE_INGEST_BACKOFF_S": "0.5",
+    "SACCADE_INGEST_MAX_BACKOFF_S": "4",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,12 @@ class Callers:
     client: Client
     ledger: Ledger = field(default_factory=Ledger)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def begin(self, images: int = 12) -> None:
+        """Make the collection, and store images that searches find."""
+        self.client.create_collection(COLLECTION)
+        for _ in range(images):
+            self.store("segmented", deadline_s=60)
 
     def store(self, wait: Wait = "searchable", *, deadline_s: float = CALL_S) -> None:
         """Store a new image; its promise is noted where it is acknowledged, and its doubt where it is not."""

@@ -6,6 +6,7 @@ from benchmarks.cluster import Cluster
 from benchmarks.proxy import Fault
 from tests.faults.support import PASSING, Callers
 
+LINKS = ("milvus", "minio", "embedder", pytest.param("ingest", marks=pytest.mark.thorough))
 # What everything has to go on under, if slowly.
 BEARABLE = (Fault.LATENCY, Fault.SLOW)
 
@@ -15,7 +16,7 @@ def test_everything_works_to_begin_with(callers: Callers) -> None:
     callers.works_again()
 
 
-@pytest.mark.parametrize("link", ["milvus", "minio", "embedder"])
+@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("fault", [Fault.STALL, Fault.RESET])
 def test_a_cut_is_told_and_passes(callers: Callers, cluster: Cluster, link: str, fault: Fault) -> None:
     cluster.links[link].hurt(fault)
@@ -26,7 +27,7 @@ def test_a_cut_is_told_and_passes(callers: Callers, cluster: Cluster, link: str,
     callers.works_again()
 
 
-@pytest.mark.parametrize("link", ["milvus", "minio", "embedder"])
+@pytest.mark.parametrize("link", LINKS)
 def test_connections_that_died_unseen_are_replaced(callers: Callers, cluster: Cluster, link: str) -> None:
     """A firewall has forgotten them: nothing comes back on them, ever; new ones work."""
     cluster.links[link].hurt(Fault.HALF_OPEN)
@@ -35,7 +36,7 @@ def test_connections_that_died_unseen_are_replaced(callers: Callers, cluster: Cl
     callers.works_again()
 
 
-@pytest.mark.parametrize("link", ["milvus", "minio", "embedder"])
+@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("fault", BEARABLE)
 @pytest.mark.thorough
 def test_a_bad_line_is_only_slow(callers: Callers, cluster: Cluster, link: str, fault: Fault) -> None:

@@ -1,11 +1,15 @@
 """Engines that are there and do not take what they are given: disks that are full or read-only, writes denied."""
 
+from pathlib import Path
+
 import grpc
 import pytest
 
 from benchmarks.cluster import Cluster
 from saccade import ApiError
-from tests.faults.support import PASSING, Callers, Disk
+from services.stack.engines import EngineMissing
+from tests.engines import not_installed
+from tests.faults.support import PASSING, SETTINGS, Callers, Disk, small_disk
 
 # Milvus' own switch for operators: every write is refused, reads go on.
 DENY_WRITES = {"QUOTAANDLIMITS_ENABLED": "true", "QUOTAANDLIMITS_LIMITWRITING_FORCEDENY": "true"}
@@ -47,3 +51,23 @@ def test_what_milvus_refuses_is_stored_and_indexed_later(callers: Callers, clust
     finally:
         cluster.replace("milvus", usual)
     callers.works_again()
+
+
+@pytest.mark.thorough
+def test_a_full_disk_of_milvus_loses_nothing(tmp_path: Path) -> None:
+    """Milvus itself may have to be started again, as a supervisor does; nothing else has."""
+    with small_disk(tmp_path / "disk", 800) as disk:
+        if disk is None:
+            pytest.skip("mounting a small disk needs root")
+        try:
+            described = Cluster(tmp_path, settings=SETTINGS, milvus_dir=disk.path / "milvus")
+        except EngineMissing as exc:
+            not_installed(str(exc))
+        with described as cluster, cluster.client() as client:
+            callers = Callers(cluster, client)
+            callers.begin()
+            with disk.full():
+                callers.store("durable", deadline_s=30)
+                callers.all_at_once()
+            cluster.processes["milvus"].restart()
+            callers.works_again()
