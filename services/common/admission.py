@@ -88,8 +88,9 @@ class AdmissionInterceptor(grpc.aio.ServerInterceptor):
             admission.gate.refused(lane)
             return self._refusal
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        # No such call, or a refusal of those further in, which take no request.
+        if handler is None or not handler.unary_unary:
+            return handler
         # On the wire a call with one request is a stream of one; so it is ours to say when it is read.
         return grpc.stream_unary_rpc_method_handler(
             _admitted(admission, lane, handler), response_serializer=handler.response_serializer

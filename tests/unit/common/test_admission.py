@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from saccade.channel import BULK_METADATA, MAX_MESSAGE_BYTES
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1 import embedder_service_pb2_grpc as pb_grpc
 from saccade.errors import api_error
+from saccade.keys import create_key
 from services.common.admission import Admission
 from services.common.budget import ByteBudget
 from services.common.domain import Lane
@@ -40,10 +42,8 @@ class Servicer(pb_grpc.EmbedderServiceServicer):
 
 
 @asynccontextmanager
-async def serving(
-    admission: Admission,
-) -> AsyncIterator[tuple[Servicer, pb_grpc.EmbedderServiceStub, grpc.aio.Channel]]:
-    server = Server(GrpcSettings(listen="127.0.0.1:0", drain_s=0.0))
+async def serving(admission: Admission, **settings: Any) -> AsyncIterator[tuple[Servicer, Any, grpc.aio.Channel]]:
+    server = Server(GrpcSettings(listen="127.0.0.1:0", drain_s=0.0, **settings))
     servicer = Servicer()  # type: ignore[abstract]
     server.add(DESCRIPTOR, pb_grpc.add_EmbedderServiceServicer_to_server, servicer)
     server.admit(DESCRIPTOR, admission)
@@ -138,3 +138,17 @@ async def test_a_caller_that_leaves_gives_its_place_back() -> None:
         await until(lambda: not any(gate._queues.values()))
         inside.cancel()
         await until(lambda: sum(gate._inside.values()) == 0)
+
+
+async def test_strangers_are_told_so_and_hold_no_place(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    key, _ = create_key(keys, "reader", scope="read", collections=["*"])
+    gate = Gate("test", places=1, waiting=0)
+    async with serving(Admission(gate), auth="keys", keys_file=str(keys)) as (servicer, stub, _):
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.EmbedTexts(texts(), timeout=60)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        servicer.leave.set()
+        answer = await stub.EmbedTexts(texts(), timeout=60, metadata=(("authorization", f"Bearer {key}"),))
+        assert answer.fingerprint == "f"
