@@ -92,7 +92,7 @@ async def test_bulk_calls_are_known_before_and_after_they_are_read() -> None:
         assert gate._inside == {Lane.INTERACTIVE: 0, Lane.BULK: 1}
         for told in ({"metadata": BULK_METADATA}, {}):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.EmbedTexts(texts(lane=pb.LANE_BULK), timeout=60, **told)  # type: ignore[arg-type]
+                await stub.EmbedTexts(texts(lane=pb.LANE_BULK), timeout=60, **told)
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         person = asyncio.ensure_future(stub.EmbedTexts(texts(), timeout=60))
         await until(lambda: servicer.begun == 2)
