@@ -28,7 +28,8 @@ problem() {
 lacking() {
     if [[ ${CI:-} == true ]]; then problem "$*"; else say "$*; tests that need it are skipped"; fi
 }
-have() { command -v "$1" >/dev/null 2>&1; }
+# Programs alone: functions of this script are named after the tools.
+have() { type -P "$1" >/dev/null; }
 
 # stamped NAME FILE: true when this version was installed to its end and its program is still there.
 stamped() { [[ -e $tools/stamps/$1 && -x $2 ]]; }
