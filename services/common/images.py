@@ -5,20 +5,23 @@ frame of an animation is decoded. Colour profiles are not applied.
 """
 
 import io
+import math
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
 
-from services.common.errors import InvalidImage
+from services.common.errors import InvalidImage, SaccadeError
 from services.common.location import check_metadata, orientation_of
 from services.common.location.gif import has_more_frames_than
+from services.common.pixel_room import PixelRoom
 
-__all__ = ["ImageInfo", "ImageLimits", "decode", "probe", "thumbnail"]
+__all__ = ["ImageInfo", "ImageLimits", "decode", "decoded", "probe", "thumbnail"]
 
 # Pillow's own guard is one number for the whole process, and warns before it refuses. Every picture is opened here,
 # and here its declared size is held against the caller's limits before a pixel is decoded.
@@ -55,8 +58,13 @@ _TRANSPOSE: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TILE_SIDES: Final = (0x0142, 0x0143)
+_BAND_PIXELS: Final = 1_000_000
 _WHITE: Final = (255, 255, 255)
 _THUMBNAIL_QUALITY: Final = 80
+
+
+_room: Final = PixelRoom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +101,11 @@ def probe(data: bytes, limits: ImageLimits, field: str = "image") -> ImageInfo:
         return ImageInfo(_CONTENT_TYPES[image.format or ""], width, height)
 
 
-def decode(data: bytes, limits: ImageLimits, field: str = "image", *, target_px: int = 0) -> Image.Image:
+@contextmanager
+def decoded(data: bytes, limits: ImageLimits, field: str = "image", *, target_px: int = 0) -> Iterator[Image.Image]:
     """The whole picture in mode RGB, upright by its EXIF orientation, transparency over white.
+
+    Inside, the process has room for its pixels: see `PixelRoom`.
 
     Args:
         data: The encoded picture.
@@ -105,23 +116,33 @@ def decode(data: bytes, limits: ImageLimits, field: str = "image", *, target_px:
 
     Raises:
         InvalidImage: as for `probe`; IMAGE_TRUNCATED where the end is missing.
+        Overloaded: other threads decode so many pixels that there was no room for these in time.
     """
-    with _opened(data, limits, field) as image:
-        orientation = _orientation(image)
-        if target_px > 0 and image.format in {"JPEG", "MPO"}:
-            image.draft(None, (target_px, target_px))
-        image.load()
-        rgb = _to_rgb(image)
-        turn = _TRANSPOSE.get(orientation)
-        return rgb.transpose(turn) if turn is not None else rgb
+    with ExitStack() as held:
+        with _opened(data, limits, field) as image:
+            orientation = _orientation(image)
+            if target_px > 0 and image.format in {"JPEG", "MPO"}:
+                image.draft(None, (target_px, target_px))
+            held.enter_context(_room.hold(image.width * image.height))
+            image.load()
+            rgb = _to_rgb(image)
+        if (turn := _TRANSPOSE.get(orientation)) is not None:
+            rgb = rgb.transpose(turn)
+        yield rgb
+
+
+def decode(data: bytes, limits: ImageLimits, field: str = "image", *, target_px: int = 0) -> Image.Image:
+    """The same picture for whoever keeps it, and has it counted by nobody."""
+    with decoded(data, limits, field, target_px=target_px) as image:
+        return image
 
 
 def thumbnail(data: bytes, limits: ImageLimits, *, side_px: int = 320, field: str = "image") -> bytes:
-    """A small WebP without EXIF, its longer side at most `side_px`; InvalidImage as for `decode`."""
-    small = decode(data, limits, field, target_px=side_px)
-    small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
-    out = io.BytesIO()
-    small.save(out, "WEBP", quality=_THUMBNAIL_QUALITY)
+    """A small WebP without metadata, its longer side at most `side_px`; errors as for `decoded`."""
+    with decoded(data, limits, field, target_px=side_px) as small:
+        small.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+        out = io.BytesIO()
+        small.save(out, "WEBP", quality=_THUMBNAIL_QUALITY)
     return out.getvalue()
 
 
@@ -137,7 +158,7 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
             reason="IMAGE_TOO_LARGE",
         )
     if not _is_known(data):
-        raise InvalidImage("the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF", field=field, reason="IMAGE_FORMAT")
+        raise InvalidImage(_what_it_is_instead(data), field=field, reason="IMAGE_FORMAT")
     try:
         # First, for the decoders would take what is made to exhaust them.
         check_metadata(data)
@@ -148,7 +169,7 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
             _check_size(image, limits, field)
             _check_frames(image, data, limits, field)
             yield image
-    except (InvalidImage, MemoryError):
+    except (SaccadeError, MemoryError):
         raise
     # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as exc:
@@ -161,6 +182,12 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
 
 def _is_known(data: bytes) -> bool:
     return data.startswith(_MAGIC) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+
+
+def _what_it_is_instead(data: bytes) -> str:
+    if data[:1_000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "SVG, HTML and other markup are no pictures here, for they may hold scripts; send a PNG of it"
+    return "the bytes are no JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 
 def _is_cut_short(data: bytes) -> bool:
@@ -180,6 +207,12 @@ def _is_cut_short(data: bytes) -> bool:
 
 def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
     width, height = image.size
+    if _tile_pixels(image) > limits.max_pixels:
+        raise InvalidImage(
+            f"the image is made of tiles with more than {limits.max_pixels:,} pixels each",
+            field=field,
+            reason="IMAGE_TOO_MANY_PIXELS",
+        )
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         raise InvalidImage(
             f"the image has {width} x {height} pixels; at most {limits.max_pixels:,} in all and {limits.max_side:,} "
@@ -193,6 +226,14 @@ def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
             field=field,
             reason="IMAGE_TOO_SMALL",
         )
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of one tile, which is decoded whole however little of the picture it covers; 0 where there is none."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0
+    sides = [image.tag_v2.get(tag, 0) for tag in _TILE_SIDES]
+    return math.prod(side for side in sides if isinstance(side, int))
 
 
 def _check_frames(image: Image.Image, data: bytes, limits: ImageLimits, field: str) -> None:
@@ -241,11 +282,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     """Grey of 16 bits by its upper 8; of 32 bits or floats, which have no fixed white, stretched from least to most."""
-    values = np.asarray(image).astype(np.float32)
-    if image.mode.startswith("I;16"):
-        grey = values / np.float32(257)
-    else:
-        finite = np.nan_to_num(values, posinf=0, neginf=0)
-        low, high = float(finite.min()), float(finite.max())
-        grey = (finite - low) * np.float32(255 / (high - low)) if high > low else np.clip(finite, 0, 255)
-    return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    deep = image.mode.startswith("I;16")
+    low = high = 0.0
+    if not deep:
+        ends = [(float(band.min()), float(band.max())) for _, band in _bands(image)]
+        low, high = min(least for least, _ in ends), max(most for _, most in ends)
+    out = np.empty((image.height, image.width), np.uint8)
+    for top, band in _bands(image):
+        if deep:
+            grey = band / np.float32(257)
+        else:
+            grey = (band - low) * np.float32(255 / (high - low)) if high > low else np.clip(band, 0, 255)
+        out[top : top + len(band)] = np.rint(grey)
+    return Image.fromarray(out).convert("RGB")
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """A picture's values from the top down, each band with its first row: never all of them as floats at a time."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, np.nan_to_num(np.asarray(band).astype(np.float32), posinf=0, neginf=0)

@@ -51,7 +51,8 @@ class Decoder:
 
         def work() -> NDArray[np.uint8]:
             started = perf_counter()
-            out = preprocess(images.decode(data, self._limits, field, target_px=_OVERSIZE * image_px))
+            with images.decoded(data, self._limits, field, target_px=_OVERSIZE * image_px) as image:
+                out = preprocess(image)
             metrics.DECODE_SECONDS.observe(perf_counter() - started)
             return out
 
@@ -63,9 +64,9 @@ class Decoder:
         def work() -> tuple[Image.Image, int, int]:
             started = perf_counter()
             info = images.probe(data, self._limits, field)
-            image = images.decode(data, self._limits, field, target_px=self._working_px)
-            if max(image.size) > self._working_px:
-                image.thumbnail((self._working_px, self._working_px), Image.Resampling.BICUBIC)
+            with images.decoded(data, self._limits, field, target_px=self._working_px) as image:
+                if max(image.size) > self._working_px:
+                    image.thumbnail((self._working_px, self._working_px), Image.Resampling.BICUBIC)
             metrics.DECODE_SECONDS.observe(perf_counter() - started)
             return image, info.width, info.height
 
