@@ -152,7 +152,8 @@ async def test_lists_have_what_the_caller_may_see(services: Services, callers: d
 
 async def test_health_is_open_and_reflection_is_not(services: Services, callers: dict[str, Caller]) -> None:
     async def reflect(authorization: tuple[str, ...]) -> int:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(services.channels["IngestService"])
+        channel: Any = services.channels["IngestService"]
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         metadata = [("authorization", each) for each in authorization]
         answers = [each async for each in stub.ServerReflectionInfo(iter([asked]), metadata=metadata, timeout=60)]

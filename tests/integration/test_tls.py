@@ -33,7 +33,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def tls(folder: Path, *, mutual: bool = False, **more: Any) -> Callable[[], GrpcSettings]:
-    settings = {
+    settings: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "drain_s": 1,
         "tls_cert": str(folder / "server.pem"),
@@ -163,7 +163,7 @@ async def test_a_renewed_certificate_is_shown_to_new_connections(tmp_path: Path,
 async def test_files_that_do_not_fit_stop_the_start(
     tmp_path: Path, authority: Authority, change: dict[str, str], named: str
 ) -> None:
-    files = {name: str(tmp_path / value) if "." in value else value for name, value in change.items()}
+    files: dict[str, Any] = {name: str(tmp_path / value) if "." in value else value for name, value in change.items()}
     with pytest.raises(FailedPrecondition, match=named):
         Server(tls(tmp_path, **files)())
 
