@@ -303,11 +303,13 @@ class ImageRecord(_Record):
     """An image. Times are milliseconds since the epoch; width and height pixels after EXIF orientation.
 
     `fingerprint` and `generation` say what it was indexed under, at `indexed_at_ms`; a later reindex changes neither.
+    `failure_reason` is for programs: IMAGE_CRASHES and ORIGINAL_LOST may pass, and are tried again by a repair.
     """
 
     id: str
     state: ImageState
     failure: str = ""
+    failure_reason: str = ""
     content_type: str
     size_bytes: int
     width: int

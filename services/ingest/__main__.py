@@ -10,12 +10,12 @@ from saccade.ingest.v1 import ingest_service_pb2, ingest_service_pb2_grpc
 from services.common.admission import Admission
 from services.common.budget import ByteBudget
 from services.common.embedder_client import EmbedderClient
-from services.common.errors import DeadlineExceeded, Overloaded, Unavailable
+from services.common.errors import DeadlineExceeded, Overloaded, SaccadeError, Unavailable
 from services.common.fetch import ImageFetcher
 from services.common.gate import Gate
-from services.common.objects import open_object_store
+from services.common.objects import ObjectStore, open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
-from services.common.vectors import VectorStore
+from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
 from services.ingest.dirt import DirtyMarks
 from services.ingest.files import ImageFiles
@@ -30,6 +30,7 @@ from services.ingest.reader import Reader
 from services.ingest.reconciler import Reconciler
 from services.ingest.servicer import IngestServicer
 from services.ingest.settings import IngestSettings
+from services.ingest.solitude import Solitude
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.vocabulary import Vocabularies
 from services.ingest.worker import Worker
@@ -50,11 +51,15 @@ _BESIDE_THE_IMAGE: Final = 1024 * 1024
 class Service:
     """Everything that the service is made of, put together. Made in a running event loop."""
 
-    def __init__(self, settings: IngestSettings) -> None:
-        """Put it together; nothing runs yet."""
-        self._objects = open_object_store(settings)
-        self._vectors = VectorStore(settings)
-        self._embedder = EmbedderClient(settings.embedder_address, timeout_s=settings.embedder_timeout_s)
+    def __init__(
+        self, settings: IngestSettings, *, objects: ObjectStore | None = None, vectors: VectorStore | None = None
+    ) -> None:
+        """Put it together, on stores of the caller's where some are given; nothing runs yet."""
+        self._objects = objects or open_object_store(settings)
+        self._vectors = vectors or VectorStore(settings)
+        self._embedder = EmbedderClient(
+            settings.embedder_address, timeout_s=settings.embedder_timeout_s, peer=settings.peer_credentials
+        )
         self._fetcher = ImageFetcher(settings.fetch_limits, allow_private=settings.allow_private_urls)
         self._vocabularies = Vocabularies(self._objects, default=settings.vocabulary)
         self._intake = Intake(
@@ -67,7 +72,7 @@ class Service:
         locks = KeyedLocks()
         files = ImageFiles(self._objects)
         markers = MarkerStore(self._objects, lease_s=settings.lease_s)
-        self._collections = Collections(
+        self.collections = Collections(
             self._objects,
             self._vectors,
             self._embedder,
@@ -81,17 +86,19 @@ class Service:
             vectors=self._vectors,
             embedder=self._embedder,
             vocabularies=self._vocabularies,
-            collections=self._collections,
+            collections=self.collections,
             dirt=dirt,
         )
+        solitude = Solitude(self._embedder)
         worker = Worker(
             pipeline=pipeline,
             files=files,
             intake=self._intake,
             markers=markers,
-            collections=self._collections,
+            collections=self.collections,
             locks=locks,
             steps=self._steps,
+            solitude=solitude,
             settings=settings,
         )
         self._indexer = Indexer(
@@ -101,41 +108,45 @@ class Service:
             lease_s=settings.lease_s,
             drain_s=settings.index_drain_s,
         )
-        self._jobs = job_parts(
-            objects=self._objects,
-            vectors=self._vectors,
-            embedder=self._embedder,
-            vocabularies=self._vocabularies,
-            collections=self._collections,
-            files=files,
-            markers=markers,
-            dirt=dirt,
-            pipeline=pipeline,
-            locks=locks,
-            steps=self._steps,
-            settings=settings,
-        )
-        self._reconciler = Reconciler(
-            self._collections,
-            markers,
-            self._indexer,
-            self._embedder,
-            self._vectors,
-            following=self._jobs.following,
-            growth=self._jobs.growth,
-            scan_s=settings.scan_s,
-        )
-        library = Library(
+        self.library = Library(
             files=files,
             pipeline=pipeline,
             intake=self._intake,
             fetcher=self._fetcher,
-            collections=self._collections,
+            collections=self.collections,
             markers=markers,
             indexer=self._indexer,
             locks=locks,
             steps=self._steps,
             max_wait_s=settings.max_call_s,
+        )
+        self.jobs = job_parts(
+            objects=self._objects,
+            vectors=self._vectors,
+            embedder=self._embedder,
+            vocabularies=self._vocabularies,
+            collections=self.collections,
+            files=files,
+            markers=markers,
+            dirt=dirt,
+            pipeline=pipeline,
+            library=self.library,
+            fetcher=self._fetcher,
+            intake=self._intake,
+            solitude=solitude,
+            locks=locks,
+            steps=self._steps,
+            settings=settings,
+        )
+        self.reconciler = Reconciler(
+            self.collections,
+            markers,
+            self._indexer,
+            self._embedder,
+            self._vectors,
+            following=self.jobs.following,
+            growth=self.jobs.growth,
+            scan_s=settings.scan_s,
         )
         self.storing = Gate(
             "storing",
@@ -144,13 +155,13 @@ class Service:
             least=_LEAST_PLACES,
             bulk_share=_BULK_SHARE,
         )
-        reader = Reader(files, self._vectors, self._collections)
+        reader = Reader(files, self._vectors, self.collections)
         self.servicer = IngestServicer(
-            library=library,
+            library=self.library,
             reader=reader,
-            collections=self._collections,
+            collections=self.collections,
             vocabularies=self._vocabularies,
-            jobs=self._jobs.jobs,
+            jobs=self.jobs.jobs,
             gate=self.storing,
             settings=settings,
         )
@@ -166,17 +177,30 @@ class Service:
         await _until_it_answers("embedder", self._embedder.get_model)
         await self._vocabularies.get("", "vocabulary")
         await self._vocabularies.publish()
-        self._reconciler.start()
-        self._jobs.runner.start()
+        await self._tell_what_is_lost()
+        self.reconciler.start()
+        self.jobs.runner.start()
+
+    async def _tell_what_is_lost(self) -> None:
+        """Say which collections the index has lost. The service starts all the same: what is stored is safe."""
+        async for name in self.collections.all_names():
+            try:
+                record = await self.collections.get(name)
+                lost = not (await self._vectors.survey(Generation.of(record))).complete
+            except SaccadeError as exc:
+                _log.warning("collection not looked at", collection=name, why=exc.message)
+                continue
+            if lost:
+                _log.warning("the index has lost the collection; `saccade rebuild` restores it", collection=name)
 
     async def close(self) -> None:
         """Take nothing more, finish or give back what is in flight, and let go of everything."""
-        await self._reconciler.close()
-        await self._jobs.growth.close()
-        await self._jobs.runner.close()
+        await self.reconciler.close()
+        await self.jobs.growth.close()
+        await self.jobs.runner.close()
         await self._indexer.close()
         await self._steps.close()
-        await self._collections.close()
+        await self.collections.close()
         await self._intake.close()
         await self._fetcher.close()
         await self._embedder.close()

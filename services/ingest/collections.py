@@ -24,7 +24,7 @@ from services.common.records import (
     pending_prefix,
     tuning_prefix,
 )
-from services.common.vectors import Generation, VectorStore
+from services.common.vectors import Generation, IndexMissing, VectorStore
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import MarkerStore, now_ms
 from services.ingest.uninterrupted import Uninterrupted, detached_context
@@ -53,11 +53,15 @@ class NewCollection:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in a collection: images and segments that searches see, and images not finished (up to 10,000)."""
+    """What is in a collection: images and segments that searches see, and images not finished (up to 10,000).
+
+    Where the index has lost the collection it sees none.
+    """
 
     images: int
     segments: int
     pending: int
+    index_missing: bool = False
 
 
 class Collections:
@@ -185,11 +189,13 @@ class Collections:
     async def counts(self, record: CollectionRecord) -> Counts:
         """What is in the collection now."""
         generation = Generation.of(record)
-        images, segments, pending = await asyncio.gather(
-            self._vectors.count_images(generation),
-            self._vectors.count_segments(generation),
-            self._markers.count(record.name),
-        )
+        pending = await self._markers.count(record.name)
+        try:
+            images, segments = await asyncio.gather(
+                self._vectors.count_images(generation), self._vectors.count_segments(generation)
+            )
+        except IndexMissing:
+            return Counts(0, 0, pending, index_missing=True)
         return Counts(images, segments, pending)
 
     async def delete(self, name: str, *, force: bool) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
@@ -20,16 +22,38 @@ from services.common.records import (
     thumbnail_key,
 )
 
-__all__ = ["ImageFiles", "RecordDamaged", "content_hash", "no_image"]
+__all__ = ["ImageFiles", "OriginalLost", "RecordDamaged", "StoredImage", "content_hash", "no_image"]
 
 _JSON: Final = "application/json"
 _WEBP: Final = "image/webp"
+_RECORD: Final = "record.json"
+# Objects in one listing of images; each has up to four.
+_LISTED: Final = 1_000
 
 
 class RecordDamaged(Internal):
     """An image's record is there, and is none."""
 
     default_reason = "RECORD_DAMAGED"
+
+
+class OriginalLost(Internal):
+    """An image's bytes are not there, or are others than its record says."""
+
+    default_reason = "ORIGINAL_LOST"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """What the store lists below an image's key: the objects' names and their sizes in bytes."""
+
+    id: str
+    sizes: Mapping[str, int]
+
+    @property
+    def holds_record(self) -> bool:
+        """Whether there is a record, readable or not."""
+        return _RECORD in self.sizes
 
 
 def no_image(collection: str, image_id: str, field: str = "id") -> NotFound:
@@ -54,6 +78,33 @@ class ImageFiles:
     async def ids(self, collection: str, *, start_after: str, limit: int) -> list[str]:
         """Ids of images, in the order of their keys, from behind `start_after`."""
         return await self._objects.list_folders(image_prefix(collection), start_after=start_after, limit=limit)
+
+    async def listed(self, collection: str, *, start_after: str = "") -> list[StoredImage]:
+        """What lies there of some images, in the order of their keys, from behind `start_after`; none at the end."""
+        prefix = image_prefix(collection)
+        # "0" follows "/": behind all that is the image's own.
+        after = f"{prefix}{start_after}0" if start_after else ""
+        found = await self._objects.list(prefix, start_after=after, limit=_LISTED)
+        images: dict[str, dict[str, int]] = {}
+        for info in found:
+            image_id, _, name = info.key.removeprefix(prefix).partition("/")
+            images.setdefault(image_id, {})[name] = info.size_bytes
+        if len(found) == _LISTED and len(images) > 1:
+            # Of the last one there may be more.
+            images.popitem()
+        return [StoredImage(image_id, sizes) for image_id, sizes in images.items()]
+
+    async def listed_one(self, collection: str, image_id: str) -> StoredImage:
+        """What lies there of one image."""
+        prefix = image_key(collection, image_id)
+        found = await self._objects.list(prefix, limit=_LISTED)
+        return StoredImage(image_id, {info.key.removeprefix(prefix): info.size_bytes for info in found})
+
+    async def has_original(self, collection: str, record: ImageRecord) -> bool:
+        """Whether bytes of the right number are there, without reading them."""
+        key = original_key(collection, record.id)
+        found = await self._objects.list(key, limit=1)
+        return bool(found) and (found[0].key, found[0].size_bytes) == (key, record.size_bytes)
 
     async def read(self, collection: str, image_id: str) -> ImageRecord | None:
         """The image's record; None if there is none, RecordDamaged if it can not be read."""
@@ -95,11 +146,15 @@ class ImageFiles:
             return None
         return data if await asyncio.to_thread(content_hash, data) == sha256 else None
 
+    async def any_original(self, collection: str, image_id: str) -> bytes:
+        """The bytes that lie there, whatever they are; ObjectMissing if none do."""
+        return await self._objects.get(original_key(collection, image_id))
+
     async def original(self, collection: str, record: ImageRecord) -> bytes:
-        """The bytes that the record is about; Internal if they are missing or others."""
+        """The bytes that the record is about; OriginalLost if they are missing or others."""
         data = await self.content(collection, record.id, record.original_sha256)
         if data is None:
-            raise Internal(
+            raise OriginalLost(
                 f"the bytes of the image {record.id!r} are missing or are not those it was stored with; store it again"
             )
         return data

@@ -29,6 +29,7 @@ from services.common.errors import (
 )
 from services.common.fetch import ImageFetcher
 from services.common.records import CollectionRecord, ImageRecord, ImageState, check_image_id
+from services.common.vectors import IndexMissing
 from services.ingest import metrics
 from services.ingest.check import NewImage
 from services.ingest.collections import Collections
@@ -38,6 +39,7 @@ from services.ingest.intake import Content, Intake
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import Marker, MarkerStore, Op, now_ms
 from services.ingest.pipeline import Pipeline
+from services.ingest.solitude import IMAGE_CRASHES
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Key, Work
 from services.ingest.worker import NO_SEGMENTER
@@ -195,7 +197,8 @@ class Library:
                     field="image.id",
                     reason="IMAGE_EXISTS",
                 )
-            if record is None or not existed or _interrupted(record, marker):
+            whole = existed and record is not None and await self._files.has_original(key[0], record)
+            if record is None or not whole or _interrupted(record, marker):
                 if record is not None and existed and not replace:
                     new = _worded_as(record, new)
                 record, marker = await self._write(key, new, content, record, marker)
@@ -257,7 +260,8 @@ class Library:
             return record, None
         held = await self._markers.hold(*key, marker or Marker())
         if failed:
-            record = record.model_copy(update={"state": ImageState.DURABLE, "failure": ""})
+            again = {"state": ImageState.DURABLE, "failure": "", "failure_reason": ""}
+            record = record.model_copy(update=again)
             await self._files.write(key[0], record)
         return record, held
 
@@ -280,13 +284,17 @@ class Library:
         changed = changes.applied(record)
         if changed is record:
             return record
+        if changed.failure_reason == IMAGE_CRASHES:
+            # Perhaps it was another one that took the embedder down, or its fault is mended.
+            changed = changed.model_copy(update={"state": ImageState.DURABLE, "failure": "", "failure_reason": ""})
         # Where the image is not done, its marker stands and its work looks at the record again. Without a segmenter
         # SEARCHABLE is done, and nothing stands.
         settled = marker is None or record.state in {ImageState.SEGMENTED, ImageState.FAILED}
         held = await self._markers.hold(*key, marker or Marker()) if settled else None
         await self._files.write(key[0], changed)
         try:
-            followed = await self._pipeline.refresh(owner, changed) or record.state is ImageState.FAILED
+            complete = await self._pipeline.refresh(owner, changed)
+            followed = changed.state is ImageState.FAILED or (complete and changed.state is not ImageState.DURABLE)
         except SaccadeError as exc:
             _log.warning("rows follow later", collection=key[0], image=key[1], why=exc.message)
             followed = False
@@ -352,7 +360,9 @@ class Library:
                     field="wait_for",
                     reason=NO_SEGMENTER,
                 ) from exc
-            raise type(exc)(
+            # That the index has lost the collection does not mean that the caller asks for what is not there.
+            kind = FailedPrecondition if isinstance(exc, IndexMissing) else type(exc)
+            raise kind(
                 f"the image is stored, and will be indexed without a retry; {exc.message}",
                 reason=STORED_NOT_INDEXED,
                 retry_after_s=exc.retry_after_s,
@@ -366,7 +376,7 @@ class Library:
 
 def _interrupted(record: ImageRecord, marker: Marker | None) -> bool:
     """Whether the bytes that lie there may be those of a replacement that never came to its end."""
-    return marker is not None and marker.intent is not None and marker.intent.sha256 != record.sha256
+    return marker is not None and marker.replaces(record)
 
 
 def _all_of(new: NewImage) -> Changes:

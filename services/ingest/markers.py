@@ -44,6 +44,8 @@ class Marker(BaseModel):
         lease_until_ms: Before this nobody else touches the image: its worker lives, or a failure is to rest.
         attempts: How often the work has failed.
         last_error: Why, the last time; for people who look into the object store.
+        lost: How often the embedder was lost while it was asked about the image.
+        lost_alone: How often of these it was asked about nothing else.
         stale: Whether vectors and segments of other bytes may stand for the image; they go before it is indexed.
         intent: The record that is about to be written. It tells apart an original that was already exchanged from one
             that was not, where a crash came between the two.
@@ -56,8 +58,14 @@ class Marker(BaseModel):
     lease_until_ms: int = 0
     attempts: int = 0
     last_error: str = ""
+    lost: int = 0
+    lost_alone: int = 0
     stale: bool = False
     intent: ImageRecord | None = None
+
+    def replaces(self, record: ImageRecord | None) -> bool:
+        """Whether other bytes than the record's are being stored, so that those that lie there may be either."""
+        return self.intent is not None and (record is None or self.intent.sha256 != record.sha256)
 
     @property
     def leased(self) -> bool:
@@ -115,10 +123,14 @@ class MarkerStore:
 
     async def ids(self, collection: str, *, start_after: str = "", limit: int) -> list[str]:
         """Ids of marked images, in order, from behind `start_after`."""
+        return [image_id for image_id, _ in await self.listed(collection, start_after=start_after, limit=limit)]
+
+    async def listed(self, collection: str, *, start_after: str = "", limit: int) -> list[tuple[str, int]]:
+        """The same, each with the time at which its marker was last written."""
         prefix = pending_prefix(collection)
         after = pending_key(collection, start_after) if start_after else ""
         found = await self._objects.list(prefix, start_after=after, limit=limit)
-        return [info.key.removeprefix(prefix) for info in found]
+        return [(info.key.removeprefix(prefix), info.modified_at_ms) for info in found]
 
     async def count(self, collection: str) -> int:
         """How many images are marked, counted up to 10,000."""

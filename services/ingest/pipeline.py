@@ -132,7 +132,8 @@ class Pipeline:
 
     async def make_failed(self, collection: str, record: ImageRecord, error: SaccadeError) -> ImageRecord:
         """Write down that the image can not be indexed; the record as written."""
-        done = record.model_copy(update={"state": ImageState.FAILED, "failure": error.message})
+        failed = {"state": ImageState.FAILED, "failure": error.message, "failure_reason": error.reason}
+        done = record.model_copy(update=failed)
         await self._files.write(collection, done)
         return done
 

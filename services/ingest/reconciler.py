@@ -7,7 +7,7 @@ import structlog
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import SaccadeError
 from services.common.records import CollectionRecord
-from services.common.vectors import VectorStore
+from services.common.vectors import Generation, VectorStore
 from services.ingest import metrics
 from services.ingest.collections import Collections
 from services.ingest.indexer import Indexer
@@ -138,8 +138,10 @@ class Reconciler:
         why = ""
         try:
             model = await self._embedder.get_model(record.model)
-            await self._vectors.check()
-            if model.fingerprint != record.fingerprint:
+            survey = await self._vectors.survey(Generation.of(record))
+            if not survey.complete:
+                why = "the index has lost the collection; `saccade rebuild` restores it"
+            elif model.fingerprint != record.fingerprint:
                 why = f"the embedder's {model.model!r} is not the model that the collection's vectors come from"
         except SaccadeError as exc:
             why = exc.message

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 
@@ -12,7 +12,7 @@ from saccade.ingest.v1 import ingest_service_pb2_grpc
 from services.common.budget import ByteBudget
 from services.common.deadline import call_deadline
 from services.common.domain import Lane
-from services.common.errors import InvalidArgument, Overloaded, Unimplemented
+from services.common.errors import InvalidArgument, Overloaded
 from services.common.gate import RETRY_AFTER_S, Gate
 from services.common.pages import page_size, read_token, write_token
 from services.common.records import CollectionRecord, check_collection_name
@@ -30,6 +30,7 @@ from services.ingest.translate import (
     found_to_message,
     job_to_message,
     new_collection,
+    new_import,
     new_reindex,
     wait_for,
 )
@@ -192,8 +193,8 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def ImportImages(  # noqa: N802
         self, request: pb.ImportImagesRequest, context: _Context
     ) -> pb.ImportImagesResponse:
-        """Not built yet."""
-        _not_built("ImportImages", "store images one by one with CreateImage, or many with StreamImages")
+        """Start storing what lies in a bucket, in a folder or at addresses."""
+        return pb.ImportImagesResponse(job=job_to_message(await self._jobs.import_images(new_import(request))))
 
     async def ReindexCollection(  # noqa: N802
         self, request: pb.ReindexCollectionRequest, context: _Context
@@ -211,8 +212,9 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def RepairCollection(  # noqa: N802
         self, request: pb.RepairCollectionRequest, context: _Context
     ) -> pb.RepairCollectionResponse:
-        """Not built yet."""
-        _not_built("RepairCollection", "interrupted work is finished without it")
+        """Start comparing what is stored with the index."""
+        job = await self._jobs.repair(check_collection_name(request.collection), dry_run=request.dry_run)
+        return pb.RepairCollectionResponse(job=job_to_message(job))
 
     async def GetJob(self, request: pb.GetJobRequest, context: _Context) -> pb.GetJobResponse:  # noqa: N802
         """One job."""
@@ -250,7 +252,3 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
         )
         image = found_to_message(request.collection, await self._reader.located(request.collection, stored.record))
         return pb.CreateImageResponse(image=image, existed=stored.existed)
-
-
-def _not_built(call: str, instead: str) -> NoReturn:
-    raise Unimplemented(f"{call} is not built in this version; {instead}")

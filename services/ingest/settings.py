@@ -76,6 +76,17 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     retire_s: float = Field(
         10.0, ge=0, description="How long a generation stays after it was live, for searches that began before"
     )
+    repair_grace_s: float = Field(
+        60.0, ge=0, description="A marker that nobody takes is looked into by a repair after so long"
+    )
+    import_root: str = Field("", description="Folder below which images may be imported; empty: none are")
+    import_buckets: str = Field(
+        "", description="Buckets of the S3 store that images may be imported from, divided by commas; empty: none"
+    )
+    import_concurrency: _PositiveInt = Field(8, description="Images that one import fetches and stores at a time")
+    import_backlog: _PositiveInt = Field(
+        1_000, description="An import waits while so many images of its collection are not fully indexed"
+    )
     auto_reindex: bool = Field(
         True, description="Whether an index with nlist 0 is built anew by itself as its collection grows"
     )

@@ -11,7 +11,7 @@ from services.common.records import CollectionRecord, ImageState, IndexSpec, Ind
 from services.ingest.check import MAX_TITLE_CHARS, check_metadata, check_tags, check_text
 from services.ingest.collections import Counts, NewCollection
 from services.ingest.jobs.record import JobRecord
-from services.ingest.jobs.service import NewReindex
+from services.ingest.jobs.service import NewImport, NewReindex
 from services.ingest.library import Changes
 from services.ingest.reader import Found
 
@@ -22,11 +22,13 @@ __all__ = [
     "index_spec",
     "job_to_message",
     "new_collection",
+    "new_import",
     "new_reindex",
     "wait_for",
 ]
 
 MAX_DESCRIPTION_CHARS: Final = 2_000
+MAX_URLS: Final = 10_000
 MAX_LISTS: Final = 65_536
 DEFAULT_TARGET_RECALL: Final = 0.95
 _CHANGEABLE: Final = ("title", "metadata", "tags")
@@ -119,6 +121,7 @@ def collection_to_message(record: CollectionRecord, counts: Counts, *, job: str 
         pending_count=counts.pending,
         previous_generation=record.previous.number if record.previous is not None else 0,
         job=job,
+        index_missing=counts.index_missing,
     )
     message.create_time.FromMilliseconds(record.created_at_ms)
     return message
@@ -133,6 +136,27 @@ def new_reindex(request: pb.ReindexCollectionRequest) -> NewReindex:
         # The message's float has seven digits.
         min_agreement=round(request.min_agreement, 6),
         rollback=request.rollback,
+    )
+
+
+def new_import(request: pb.ImportImagesRequest) -> NewImport:
+    """An import to start."""
+    source, urls = request.WhichOneof("source"), tuple(request.urls.urls)
+    if source is None:
+        raise InvalidArgument("say where the images are: in a bucket, in a folder or at urls", field="source")
+    if source == "bucket" and not request.bucket.bucket:
+        raise InvalidArgument("name the bucket", field="bucket.bucket")
+    if source == "folder" and not request.folder:
+        raise InvalidArgument("is file:///folder", field="folder")
+    if source == "urls" and not 1 <= len(urls) <= MAX_URLS:
+        raise InvalidArgument(f"1 to {MAX_URLS:,} addresses are taken, not {len(urls):,}", field="urls.urls")
+    return NewImport(
+        collection=check_collection_name(request.collection),
+        bucket=request.bucket.bucket,
+        prefix=request.bucket.prefix,
+        folder=request.folder,
+        urls=urls,
+        tags=check_tags(request.tags),
     )
 
 
@@ -151,6 +175,10 @@ def job_to_message(job: JobRecord) -> pb.Job:
             types_pb2.ItemError(code=e.code, reason=e.reason, message=e.message, field=e.field) for e in job.errors
         ],
         detail=job.detail,
+        findings=[
+            pb.Job.Finding(kind=kind, found=found, repaired=repaired)
+            for kind, (found, repaired) in sorted(job.findings.items())
+        ],
     )
     message.create_time.FromMilliseconds(job.created_at_ms)
     if job.ended_at_ms:

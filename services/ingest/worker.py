@@ -7,7 +7,7 @@ whatever happens to those who wait.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -18,13 +18,14 @@ from services.common.errors import Aborted, FailedPrecondition, InvalidImage, Sa
 from services.common.records import CollectionRecord, ImageRecord, ImageState
 from services.ingest import metrics
 from services.ingest.collections import Collections
-from services.ingest.files import ImageFiles
+from services.ingest.files import ImageFiles, OriginalLost
 from services.ingest.intake import Intake
 from services.ingest.locks import KeyedLocks
 from services.ingest.markers import Marker, MarkerStore, Op
 from services.ingest.patience import Patience
 from services.ingest.pipeline import Moved, Pipeline, Refused
 from services.ingest.settings import IngestSettings
+from services.ingest.solitude import LOST_ALONE, LOST_TOGETHER, EmbedderLost, LostAlone, Solitude, crashes
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.work import Work
 
@@ -50,9 +51,11 @@ class Worker:
         collections: Collections,
         locks: KeyedLocks,
         steps: Uninterrupted,
+        solitude: Solitude,
         settings: IngestSettings,
     ) -> None:
         self._pipeline = pipeline
+        self._solitude = solitude
         self._files = files
         self._intake = intake
         self._markers = markers
@@ -91,16 +94,28 @@ class Worker:
             while not await self._advanced(work, crowded):
                 await self._step(lambda: self._begin_anew(work))
         except Refused as refused:
-            error = refused.error
-            _log.info("image refused", collection=work.collection, image=work.image_id, why=error.message)
-            await self._step(lambda: self._write_refusal(work, error))
-            metrics.IMAGES.labels("failed").inc()
-            work.end(InvalidImage(error.message, reason=error.reason))
+            await self._set_aside(work, refused.error)
+        except OriginalLost as exc:
+            await self._set_aside(work, exc)
+        except LostAlone as exc:
+            if work.marker is None or work.marker.lost_alone + 1 < LOST_ALONE:
+                raise
+            _log.warning(
+                "image takes the embedder down", collection=work.collection, image=work.image_id, why=exc.message
+            )
+            await self._set_aside(work, crashes())
         except FailedPrecondition as exc:
             if exc.reason != NO_SEGMENTER:
                 raise
             await self._step(lambda: self._finish(work))
             work.end(exc)
+
+    async def _set_aside(self, work: Work, error: SaccadeError) -> None:
+        """The image can not be indexed; trying again would not help."""
+        _log.info("image refused", collection=work.collection, image=work.image_id, why=error.message)
+        await self._step(lambda: self._write_refusal(work, error))
+        metrics.IMAGES.labels("failed").inc()
+        work.end(InvalidImage(error.message, reason=error.reason))
 
     async def _advanced(self, work: Work, crowded: Callable[[], bool]) -> bool:
         """Bring the image on; false where a generation of another model went live on the way."""
@@ -125,7 +140,9 @@ class Worker:
         async with self._embedding[work.embed_lane]:
             data = work.take_data() or await self._original(work, record)
             with metrics.stage("embed"):
-                vector = await self._patience.ask(lambda: self._pipeline.embed(collection, data, work.embed_lane))
+                vector = await self._ask(
+                    work, collection, lambda: self._pipeline.embed(collection, data, work.embed_lane)
+                )
         with metrics.stage("index"):
             record = await self._step(lambda: self._write_vector(work, collection, record.sha256, vector))
         metrics.IMAGES.labels("searchable").inc()
@@ -136,11 +153,18 @@ class Worker:
             # Bytes are not kept while an image waits for its turn here.
             data = await self._original(work, record)
             with metrics.stage("analyze"):
-                analysis = await self._patience.ask(lambda: self._pipeline.analyze(collection, data, work.analyze_lane))
+                analysis = await self._ask(
+                    work, collection, lambda: self._pipeline.analyze(collection, data, work.analyze_lane)
+                )
         with metrics.stage("index_segments"):
             record = await self._step(lambda: self._write_segments(work, collection, record.sha256, analysis))
         metrics.IMAGES.labels("segmented").inc()
         work.note(record)
+
+    async def _ask(self, work: Work, collection: CollectionRecord, call: Callable[[], Awaitable[_T]]) -> _T:
+        """What the embedder says of the image; alone where it was lost too often."""
+        alone = work.marker is not None and work.marker.lost >= LOST_TOGETHER
+        return await self._solitude.ask(call, alone=alone, model=collection.model, patience=self._patience)
 
     async def _original(self, work: Work, record: ImageRecord) -> bytes:
         return await self._patience.ask(lambda: self._files.original(work.collection, record))
@@ -240,7 +264,13 @@ class Worker:
 
     async def _write_refusal(self, work: Work, error: SaccadeError) -> None:
         async with self._held(work):
-            if (record := await self._files.read(*work.key)) is not None:
+            marker = await self._markers.get(*work.key)
+            record = await self._files.read(*work.key)
+            ours = marker is not None and marker.lease_owner == self._markers.owner
+            if not ours or (marker is not None and marker.replaces(record)):
+                # Another replica has begun to store other bytes, which may lie there already.
+                raise _changed_meanwhile()
+            if record is not None:
                 await self._pipeline.make_failed(work.collection, record, error)
             await self._remove_marker(work)
 
@@ -287,19 +317,22 @@ class Worker:
             why = repr(error)
             _log.error("image put back", exc_info=error, **names)
         try:
-            await self._steps.run(self._write_failure(work, why))
+            await self._steps.run(self._write_failure(work, why, error))
         except SaccadeError as exc:
             # Its lease runs out without us.
             _log.info("marker not written", why=exc.message, **names)
 
-    async def _write_failure(self, work: Work, why: str) -> None:
+    async def _write_failure(self, work: Work, why: str, error: Exception) -> None:
         async with self._held(work):
             if work.marker is not None:
+                lost = work.marker.lost + isinstance(error, EmbedderLost)
+                lost_alone = work.marker.lost_alone + isinstance(error, LostAlone)
+                marker = work.marker.model_copy(update={"lost": lost, "lost_alone": lost_alone})
                 limit_s = self._settings.max_backoff_s
                 rest_s = min(limit_s, self._settings.backoff_s * 2 ** min(work.marker.attempts, 32))
                 # Images that failed together do not come back together.
                 rest_s *= random.uniform(0.5, 1)  # noqa: S311 - jitter is no secret
-                await self._markers.fail(*work.key, work.marker, why, rest_s=rest_s)
+                await self._markers.fail(*work.key, marker, why, rest_s=rest_s)
                 # It is no longer ours: a renewal that waits for the lock must not write it again.
                 work.marker = None
 

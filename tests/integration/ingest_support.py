@@ -27,7 +27,7 @@ from services.common.records import ImageRecord, ImageState
 from services.common.settings import ObjectSettings
 from services.ingest.files import content_hash
 from services.ingest.markers import now_ms
-from tests.engines import MilvusServer, Process, free_port
+from tests.engines import MilvusServer, Process, free_port, wait_until
 
 __all__ = [
     "COLOURS",
@@ -42,6 +42,7 @@ __all__ = [
     "counts",
     "create",
     "embedder_process",
+    "ended",
     "get",
     "ingest_process",
     "listed",
@@ -84,6 +85,8 @@ def picture(ground: str = "red", spot: str = "blue", *, seed: int = 0, side_px: 
 
 T = 20
 """Longest that a call may take, in seconds."""
+JOB_T = 60
+"""Longest that a job may take, in seconds."""
 DURABLE, SEARCHABLE = types_pb2.IMAGE_STATE_DURABLE, types_pb2.IMAGE_STATE_SEARCHABLE
 SEGMENTED, FAILED = types_pb2.IMAGE_STATE_SEGMENTED, types_pb2.IMAGE_STATE_FAILED
 _numbers = itertools.count(1)
@@ -254,6 +257,16 @@ def counts(ingest: IngestServiceStub, collection: str) -> tuple[int, int, int]:
     """Images and segments that searches see, and images not finished."""
     found = ingest.GetCollection(pb.GetCollectionRequest(name=collection), timeout=T, wait_for_ready=True).collection
     return found.image_count, found.segment_count, found.pending_count
+
+
+def ended(ingest: IngestServiceStub, job_id: str) -> pb.Job:
+    """A job, once it has ended."""
+
+    def job() -> pb.Job:
+        return ingest.GetJob(pb.GetJobRequest(id=job_id), timeout=T, wait_for_ready=True).job
+
+    assert wait_until(lambda: job().state != pb.Job.STATE_RUNNING, timeout_s=JOB_T), job()
+    return job()
 
 
 def touch(stack: Stack, what: Callable[[ObjectStore], Awaitable[Any]]) -> Any:

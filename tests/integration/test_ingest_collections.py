@@ -1,7 +1,5 @@
 """Collections, lists and vocabularies of a real ingest process, with milvus-lite, local objects and the toy models."""
 
-from typing import Any
-
 import grpc
 import pytest
 
@@ -143,14 +141,3 @@ def test_tags_come_from_the_collections_vocabulary(ingest: IngestServiceStub) ->
     assert [[tag.name for tag in segment.tags] for segment in image.segments] == [[], ["blue"]]
     assert {tag.name: tag.category for tag in image.tags} == {"blue": "colour"}
     assert listed(ingest, collection, filter=tagged("blue")) == ["a"]
-
-
-def test_what_is_not_built_says_so(ingest: IngestServiceStub, collection: str) -> None:
-    calls: list[tuple[Any, Any]] = [
-        (ingest.ImportImages, pb.ImportImagesRequest(collection=collection)),
-        (ingest.RepairCollection, pb.RepairCollectionRequest(collection=collection)),
-    ]
-    for call, request in calls:
-        error = refused(call, request)
-        assert error.code == grpc.StatusCode.UNIMPLEMENTED
-        assert "not built" in error.message

@@ -110,6 +110,10 @@ class LocalObjects:
         data = await self.get(key)
         return data, _content_type(key, data)
 
+    async def drafts(self, *, remove: bool) -> int:
+        """See ObjectStore."""
+        return await self._run(lambda: _abandoned_drafts(self._root, before_s=self._abandoned_before_s, remove=remove))
+
     async def check(self) -> None:
         """See ObjectStore; makes the folder if it is missing, and removes drafts that killed processes left."""
 
@@ -117,13 +121,17 @@ class LocalObjects:
             self._root.mkdir(parents=True, exist_ok=True)
             with os.scandir(self._root) as entries:
                 next(entries, None)
-            _remove_drafts(self._root, before_s=time.time() - _ABANDONED * self._settings.objects_timeout_s)
+            _abandoned_drafts(self._root, before_s=self._abandoned_before_s, remove=True)
 
         await self._run(probe)
 
     async def close(self) -> None:
         """See ObjectStore."""
         self._workers.close()
+
+    @property
+    def _abandoned_before_s(self) -> float:
+        return time.time() - _ABANDONED * self._settings.objects_timeout_s
 
     async def _get_signer(self) -> Signer:
         if self._signer is None:
@@ -202,13 +210,17 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _remove_drafts(root: Path, *, before_s: float) -> None:
-    """Remove the drafts that were last written before a time, in seconds since the epoch."""
+def _abandoned_drafts(root: Path, *, before_s: float, remove: bool) -> int:
+    """Count the drafts that were last written before a time, in seconds since the epoch, and remove them if asked."""
+    count = 0
     # One that only reads may lack the right; whoever writes will do it.
     with contextlib.suppress(OSError), os.scandir(root / DRAFTS) as drafts:
         for draft in drafts:
             if draft.stat().st_mtime < before_s:
-                Path(draft).unlink(missing_ok=True)
+                count += 1
+                if remove:
+                    Path(draft).unlink(missing_ok=True)
+    return count
 
 
 def _remove(root: Path, paths: list[Path]) -> None:

@@ -88,6 +88,10 @@ class ObjectStore(Protocol):
         """An address that anyone may GET the object from until it expires. Asks nobody, not even whether it exists."""
         ...
 
+    async def drafts(self, *, remove: bool) -> int:
+        """How many half-written objects of killed writers lie there, which nobody will finish; removed if so asked."""
+        ...
+
     async def check(self) -> None:
         """Return if the store is there and readable, raise otherwise."""
         ...

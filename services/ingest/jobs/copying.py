@@ -5,7 +5,7 @@ locks: whatever changes an image meanwhile leaves a dirty mark behind its change
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -18,15 +18,19 @@ from services.common.records import CollectionRecord, GenerationRecord, ImageRec
 from services.common.vectors import Consistency, Generation, VectorStore
 from services.ingest.files import ImageFiles
 from services.ingest.jobs.run import Run
+from services.ingest.patience import Patience
 from services.ingest.pipeline import image_row, segment_row
+from services.ingest.solitude import LOST_ALONE, LOST_TOGETHER, EmbedderLost, LostAlone, Solitude, crashes
 from services.ingest.uninterrupted import Uninterrupted
 
-__all__ = ["Copier", "Copying"]
+__all__ = ["Copier", "Copying", "Whole"]
 
 _T = TypeVar("_T")
 _READS_AT_ONCE: Final = 16
 _EMBEDS_AT_ONCE: Final = 4
 _WRITES_AT_ONCE: Final = 8
+# A job waits by itself.
+_NO_PATIENCE: Final = Patience(0.0, 0.0)
 _SEARCHED: Final = frozenset({ImageState.SEARCHABLE, ImageState.SEGMENTED})
 
 
@@ -58,7 +62,7 @@ class Copying:
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class Whole:
     """An image with all its vectors."""
 
     record: ImageRecord
@@ -69,8 +73,16 @@ class _Whole:
 class Copier:
     """Brings images into generations."""
 
-    def __init__(self, files: ImageFiles, vectors: VectorStore, embedder: EmbedderClient, steps: Uninterrupted) -> None:
+    def __init__(
+        self,
+        files: ImageFiles,
+        vectors: VectorStore,
+        embedder: EmbedderClient,
+        steps: Uninterrupted,
+        solitude: Solitude,
+    ) -> None:
         """Work on these."""
+        self._solitude = solitude
         self._files = files
         self._vectors = vectors
         self._embedder = embedder
@@ -95,7 +107,7 @@ class Copier:
                 gone += [] if copying.since_ms and not _changed(record, copying.since_ms) else [image_id]
             elif _changed(record, copying.since_ms):
                 wanted.append(record)
-        whole, refused = await self._with_vectors(run, copying, wanted)
+        whole, refused = await self.with_vectors(run, copying, wanted)
         gone += refused
         run.check()
         await run.ask(self._written, copying, whole, gone)
@@ -112,17 +124,17 @@ class Copier:
 
         return await asyncio.gather(*(read(image_id) for image_id in ids))
 
-    async def _with_vectors(
+    async def with_vectors(
         self, run: Run, copying: Copying, records: Sequence[ImageRecord]
-    ) -> tuple[list[_Whole], list[str]]:
-        """Images with their vectors, and those that can have none."""
+    ) -> tuple[list[Whole], list[str]]:
+        """Images with their vectors, and ids of those that can have none, which count as failed in `run`."""
         known: dict[str, Vector] = {}
         segments_known: dict[str, dict[int, Vector]] = {}
         if copying.reuses_vectors and records:
             known, segments_known = await run.ask(self._standing_vectors, copying, [r.id for r in records])
         slots = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def complete(record: ImageRecord) -> _Whole | None:
+        async def complete(record: ImageRecord) -> Whole | None:
             async with slots:
                 try:
                     segments = await self._segments(run, copying, record)
@@ -130,7 +142,7 @@ class Copier:
                         vectors = segments_known.get(record.id, {})
                         if all(segment.index in vectors for segment in segments):
                             found = tuple(replace(segment, vector=vectors[segment.index]) for segment in segments)
-                            return _Whole(record, known[record.id], found)
+                            return Whole(record, known[record.id], found)
                     return await self._embedded(run, copying, record, segments)
                 except (InvalidArgument, Internal) as exc:
                     now = await run.ask(self._files.read, copying.source.name, record.id)
@@ -159,32 +171,48 @@ class Copier:
         )
         return images, {name: {row.index: row.vector for row in rows} for name, rows in segments.items()}
 
-    async def _embedded(self, run: Run, copying: Copying, record: ImageRecord, segments: tuple[Segment, ...]) -> _Whole:
+    async def _embedded(self, run: Run, copying: Copying, record: ImageRecord, segments: tuple[Segment, ...]) -> Whole:
         """The image and its known segments, embedded by the target's model."""
         target = copying.target
         async with self._embedding:
             run.check()
             data = await run.ask(self._files.original, copying.source.name, record)
             masks = [segment.mask for segment in segments if segment.mask is not None]
-            vector, regions = await run.ask(
-                self._embedder.embed_regions,
-                data,
-                masks,
-                model=target.model,
-                lane=Lane.BULK,
-                fingerprint=target.fingerprint,
+            vector, regions = await self._asked(
+                run,
+                target.model,
+                lambda: self._embedder.embed_regions(
+                    data, masks, model=target.model, lane=Lane.BULK, fingerprint=target.fingerprint
+                ),
             )
         rows = np.asarray(regions).reshape(-1, target.dimension)
         if len(rows) != len(segments):
             raise FailedPrecondition(f"the embedder gave {len(rows)} vectors for {len(segments)} segments")
         found = tuple(replace(segment, vector=row) for segment, row in zip(segments, rows, strict=True))
-        return _Whole(record, vector, found)
+        return Whole(record, vector, found)
 
-    async def _written(self, copying: Copying, whole: Sequence[_Whole], gone: Sequence[str]) -> None:
+    async def _asked(self, run: Run, model: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """What the embedder says of an image, however long it is away; InvalidImage if it is the image's doing."""
+        lost = lost_alone = 0
+
+        async def attempt() -> _T:
+            nonlocal lost, lost_alone
+            try:
+                return await self._solitude.ask(call, alone=lost >= LOST_TOGETHER, model=model, patience=_NO_PATIENCE)
+            except EmbedderLost as exc:
+                lost += 1
+                lost_alone += isinstance(exc, LostAlone)
+                if lost_alone >= LOST_ALONE:
+                    raise crashes() from exc
+                raise
+
+        return await run.ask(attempt)
+
+    async def _written(self, copying: Copying, whole: Sequence[Whole], gone: Sequence[str]) -> None:
         """Write as a whole, even where the service stops meanwhile: nothing may be written behind its end."""
         await self._steps.run(self._write(copying, whole, gone))
 
-    async def _write(self, copying: Copying, whole: Sequence[_Whole], gone: Sequence[str]) -> None:
+    async def _write(self, copying: Copying, whole: Sequence[Whole], gone: Sequence[str]) -> None:
         generation = copying.generation
         if gone and not copying.fresh:
             await self._vectors.delete_images(generation, gone)
@@ -195,7 +223,7 @@ class Copier:
             return
         slots = asyncio.Semaphore(_WRITES_AT_ONCE)
 
-        async def exactly(image: _Whole) -> None:
+        async def exactly(image: Whole) -> None:
             async with slots:
                 segments = [segment_row(image.record, segment) for segment in image.segments]
                 await self._vectors.replace_segments(generation, image.record.id, segments)

@@ -137,6 +137,6 @@ class Following:
             if marker is not None and record.state is ImageState.DURABLE:
                 return
             held = await self._markers.hold(collection, image_id, Marker(stale=stale))
-            again = {"state": ImageState.DURABLE, "failure": ""}
+            again = {"state": ImageState.DURABLE, "failure": "", "failure_reason": ""}
             await self._files.write(collection, record.model_copy(update=again))
             await self._markers.release(collection, image_id, held)

@@ -12,7 +12,7 @@ import structlog
 
 from services.common.errors import FailedPrecondition, SaccadeError
 from services.common.records import CollectionRecord, IndexType
-from services.common.vectors import Consistency, Generation, VectorStore
+from services.common.vectors import Consistency, Generation, IndexMissing, VectorStore
 from services.ingest.jobs.measuring import Measuring
 from services.ingest.jobs.service import Jobs
 from services.ingest.jobs.sizes import lists_for
@@ -52,8 +52,12 @@ class Growth:
         if record.job or record.building is not None:
             return
         live = Generation.of(record)
-        images = await self._vectors.count_images(live, consistency=Consistency.EVENTUAL)
-        segments = await self._vectors.count_segments(live, consistency=Consistency.EVENTUAL)
+        try:
+            images = await self._vectors.count_images(live, consistency=Consistency.EVENTUAL)
+            segments = await self._vectors.count_segments(live, consistency=Consistency.EVENTUAL)
+        except IndexMissing:
+            # A repair restores it.
+            return
         if self._has_outgrown(record, images, segments):
             await self._build_anew(record)
         else:

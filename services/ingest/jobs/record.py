@@ -3,6 +3,7 @@
     jobs/{id}.json               JobRecord; stays when the job has ended
     active_jobs/{id}/lease       Lease; there until the job has ended
     active_jobs/{id}/cancel      somebody asked to stop it
+    active_jobs/{id}/attached    more than its record should hold: addresses to import
 
 Ids sort by time, the newest first.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "JobRecord",
     "JobState",
     "Lease",
+    "attached_key",
     "cancel_key",
     "check_job_id",
     "job_key",
@@ -69,6 +71,11 @@ def cancel_key(job_id: str) -> str:
     return f"{ACTIVE}{job_id}/cancel"
 
 
+def attached_key(job_id: str) -> str:
+    """Key of what came with it."""
+    return f"{ACTIVE}{job_id}/attached"
+
+
 class JobState(StrEnum):
     """Where a job stands; see the contract."""
 
@@ -100,7 +107,7 @@ class JobRecord(_Record):
 
     Attributes:
         id: Its name.
-        kind: What it does: reindex or retag.
+        kind: What it does: import, reindex, repair or retag.
         collection: What it works on.
         params: What was asked for, as its kind reads it.
         state: Where it stands.
@@ -109,7 +116,8 @@ class JobRecord(_Record):
         total: Items known.
         done: Items done.
         failed: Items that could not be done.
-        errors: The latest of those.
+        errors: The latest of those; of a repair, the latest differences.
+        findings: Of a repair: differences found and repaired, by kind.
         phase: What its kind remembers of how far it is.
         cursor: Item after which it goes on.
         target: Generation that it builds or goes back to, once that is settled.
@@ -129,6 +137,7 @@ class JobRecord(_Record):
     done: int = 0
     failed: int = 0
     errors: tuple[JobError, ...] = ()
+    findings: dict[str, tuple[int, int]] = {}
     phase: str = ""
     cursor: str = ""
     target: GenerationRecord | None = None

@@ -6,6 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+import grpc
+
 from services.common.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.common.status import to_item_error
 from services.ingest.jobs.record import JobError, JobRecord
@@ -17,6 +19,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _MAX_ERRORS: Final = 100
 _MAX_DETAIL_CHARS: Final = 1_000
+_DIFFERS: Final = grpc.StatusCode.FAILED_PRECONDITION.value[0]
 _WAITING: Final = "; waiting: "
 _FIRST_PAUSE_S: Final = 0.2
 _MAX_PAUSE_S: Final = 5.0
@@ -83,6 +86,18 @@ class Run:
         told = to_item_error(error, item)
         one = JobError(code=told.code, reason=told.reason, message=told.message, field=told.field)
         self.update(failed=self.job.failed + 1, errors=(*self.job.errors, one)[-_MAX_ERRORS:])
+
+    def found(self, kind: str, item: str, meaning: str, *, count: int = 1) -> None:
+        """Differences of one kind; counted exactly, and the latest hundred are listed."""
+        one = JobError(code=_DIFFERS, reason=kind, message=meaning, field=item)
+        before, mended = self.job.findings.get(kind, (0, 0))
+        findings = {**self.job.findings, kind: (before + count, mended)}
+        self.update(findings=findings, errors=(*self.job.errors, one)[-_MAX_ERRORS:])
+
+    def repaired(self, kind: str, *, count: int = 1) -> None:
+        """So many of those found are mended, or handed on."""
+        found, mended = self.job.findings.get(kind, (0, 0))
+        self.update(findings={**self.job.findings, kind: (found, min(found, mended + count))})
 
     def halt(self, reason: Exception) -> None:
         """Let the next `check` raise Stopped or GivenUp; the latter outdoes the former."""

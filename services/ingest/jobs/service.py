@@ -8,17 +8,20 @@ from typing import Any, Final
 from services.common.deadline import time_left_s
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.objects.store import check_prefix
 from services.common.records import CollectionRecord, GenerationRecord, IndexSpec
 from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
 from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.record import JobRecord, new_job_id
 from services.ingest.jobs.runner import JobRunner
+from services.ingest.jobs.sources import check_folder
 from services.ingest.jobs.store import JobStore
 from services.ingest.markers import now_ms
+from services.ingest.settings import IngestSettings
 from services.ingest.vocabulary import Vocabularies
 
-__all__ = ["Jobs", "NewReindex"]
+__all__ = ["Jobs", "NewImport", "NewReindex"]
 
 # How long a call waits for a job to stop.
 _STOP_S: Final = 10.0
@@ -38,6 +41,18 @@ class NewReindex:
     rollback: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class NewImport:
+    """An import to start; see the contract. One of `bucket`, `folder` and `urls` is set."""
+
+    collection: str
+    bucket: str = ""
+    prefix: str = ""
+    folder: str = ""
+    urls: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
 class Jobs:
     """All jobs."""
 
@@ -51,8 +66,10 @@ class Jobs:
         vocabularies: Vocabularies,
         embedder: EmbedderClient,
         vectors: VectorStore,
+        settings: IngestSettings,
     ) -> None:
-        """Work on these."""
+        """Work on these; `settings` say what may be imported."""
+        self._settings = settings
         self._store = store
         self._runner = runner
         self._owning = owning
@@ -105,6 +122,47 @@ class Jobs:
         if vocabulary:
             await self._vocabularies.get(vocabulary, "vocabulary")
         return await self._start("retag", record, {"vocabulary": vocabulary or record.vocabulary})
+
+    async def repair(self, collection: str, *, dry_run: bool) -> JobRecord:
+        """Start comparing what is stored with the index, and mending what differs.
+
+        Raises:
+            NotFound: there is no such collection.
+            FailedPrecondition: another job works on the collection.
+        """
+        record = await self._collections.get(collection, anew=True)
+        return await self._start("repair", record, {"dry_run": dry_run})
+
+    async def import_images(self, new: NewImport) -> JobRecord:
+        """Start storing what lies in a bucket, in a folder or at addresses. Several may run beside each other.
+
+        Raises:
+            NotFound: there is no such collection or folder.
+            FailedPrecondition: nothing may be imported from there.
+        """
+        await self._collections.get(new.collection, anew=True)
+        params: dict[str, Any] = {"tags": list(new.tags)}
+        if new.folder:
+            await asyncio.to_thread(check_folder, self._settings.import_root, new.folder)
+            params |= {"folder": new.folder}
+        elif not new.urls:
+            self._check_bucket(new.bucket)
+            check_prefix(new.prefix)
+            params |= {"bucket": new.bucket, "prefix": new.prefix}
+        job = self._new("import", new.collection, params).model_copy(update={"total": len(new.urls)})
+        await self._store.add(job, attached=new.urls)
+        self._runner.wake(job.id)
+        return job
+
+    def _check_bucket(self, bucket: str) -> None:
+        allowed = {name.strip() for name in self._settings.import_buckets.split(",")} - {""}
+        if bucket not in allowed:
+            raise FailedPrecondition(
+                f"images can not be imported from the bucket {bucket!r}: SACCADE_INGEST_IMPORT_BUCKETS names "
+                f"{', '.join(sorted(allowed)) or 'none'}",
+                field="bucket.bucket",
+                reason="IMPORT_NOT_ALLOWED",
+            )
 
     async def get(self, job_id: str) -> JobRecord:
         """The job; NotFound if there is none."""
@@ -185,20 +243,23 @@ class Jobs:
 
     async def _start(self, kind: str, record: CollectionRecord, params: dict[str, Any]) -> JobRecord:
         await self._owning.refuse_if_held(record)
-        job = JobRecord(
-            id=new_job_id(),
-            kind=kind,
-            collection=record.name,
-            params=params,
-            detail="waiting for its turn",
-            created_at_ms=now_ms(),
-        )
+        job = self._new(kind, record.name, params)
         held = await self._collections.change(record.name, lambda now: self._held_by(now, record, job))
         if held is None:
             raise NotFound(f"there is no collection {record.name!r}", field="collection", reason="COLLECTION_NOT_FOUND")
         await self._store.add(job)
         self._runner.wake(job.id)
         return job
+
+    def _new(self, kind: str, collection: str, params: dict[str, Any]) -> JobRecord:
+        return JobRecord(
+            id=new_job_id(),
+            kind=kind,
+            collection=collection,
+            params=params,
+            detail="waiting for its turn",
+            created_at_ms=now_ms(),
+        )
 
     def _held_by(self, now: CollectionRecord, seen: CollectionRecord, job: JobRecord) -> CollectionRecord:
         if now.job not in {"", seen.job} or now.generation != seen.generation:

@@ -1,7 +1,9 @@
 """Jobs in the object store."""
 
 import asyncio
+import json
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import ValidationError
@@ -13,6 +15,7 @@ from services.ingest.jobs.record import (
     JOBS,
     JobRecord,
     Lease,
+    attached_key,
     cancel_key,
     check_job_id,
     job_key,
@@ -59,12 +62,21 @@ class JobStore:
         except (NotFound, Internal):
             return None
 
-    async def add(self, job: JobRecord) -> None:
-        """Keep a new job, free to take in a moment; the oldest of those that have ended may go for it."""
+    async def add(self, job: JobRecord, *, attached: Sequence[str] = ()) -> None:
+        """Keep a new job, free to take in a moment; the oldest of those that have ended may go for it.
+
+        `attached` is more than its record should hold, and goes when it has ended.
+        """
         # First: a job that can be seen has somebody who will take it up.
         await self.write_lease(job.id, Lease(until_ms=now_ms() + self._lease_ms))
+        if attached:
+            await self._objects.put(attached_key(job.id), json.dumps(list(attached)).encode(), content_type=_JSON)
         await self.write(job)
         await self._prune()
+
+    async def attached(self, job_id: str) -> list[str]:
+        """What came with a job that has not ended."""
+        return [str(item) for item in json.loads(await self._objects.get(attached_key(job_id)))]
 
     async def write(self, job: JobRecord) -> None:
         """Keep the job as it stands."""

@@ -18,6 +18,7 @@ from services.ingest.locks import KeyedLocks
 from services.ingest.markers import MarkerStore
 from services.ingest.pipeline import Pipeline
 from services.ingest.settings import IngestSettings
+from services.ingest.solitude import Solitude
 from services.ingest.uninterrupted import Uninterrupted
 from services.ingest.vocabulary import Vocabularies
 from services.ingest.worker import Worker
@@ -68,6 +69,7 @@ async def offline(objects: ObjectStore, files: ImageFiles) -> AsyncIterator[Offl
         collections=collections,
         locks=locks,
         steps=steps,
+        solitude=Solitude(embedder),
         settings=settings,
     )
     indexer = Indexer(worker, max_in_flight=1, max_segmenting=1, lease_s=LEASE_S, drain_s=0)
