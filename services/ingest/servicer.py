@@ -9,6 +9,8 @@ import grpc
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1 import ingest_service_pb2_grpc
+from services.common.access.guard import require
+from services.common.access.principal import Scope
 from services.common.budget import ByteBudget
 from services.common.deadline import call_deadline
 from services.common.domain import Lane
@@ -234,6 +236,8 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: _Context) -> pb.CancelJobResponse:  # noqa: N802
         """Stop a job."""
+        # The request does not say which collection it touches.
+        require(Scope.ADMIN, (await self._jobs.get(request.id)).collection, "id")
         return pb.CancelJobResponse(job=job_to_message(await self._jobs.cancel(request.id)))
 
     async def _counted(self, record: CollectionRecord) -> pb.Collection:
