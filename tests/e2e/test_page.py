@@ -2,34 +2,20 @@
 
 import base64
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, JSHandle, Page, expect, sync_playwright
+from playwright.sync_api import Browser, JSHandle, Page, expect
 
 from saccade.labels import Label
 from services.stack.stack import Stack
-from tests.engines import not_installed
 
-SWITCHES: Final = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 BUILD: Final = Path(__file__).parents[2] / "build"
 # Two shared cores serve the models and draw the page.
 PATIENCE_MS: Final = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        not_installed("there is no chromium; make tools installs it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import * as api from "./client.js";
 import { Detail } from "./detail.js";
 import { $, el, icon, plural } from "./dom.js";
+import { currentKey, forgetKey } from "./key.js";
 import { QueryPicture } from "./query-picture.js";
 import { card, skeletons } from "./results.js";
 import { fresh, fromAddress, isQuery, tagFilter, toAddress, toRequest } from "./state.js";
@@ -75,6 +76,7 @@ async function run({ more = false } = {}) {
   } catch (error) {
     if (!signal.aborted) showError(error, () => run({ more }));
   } finally {
+    $("forget-key").hidden = !currentKey();
     if (!signal.aborted) {
       $("results").removeAttribute("aria-busy");
       document.body.classList.remove("busy");
@@ -177,7 +179,7 @@ function showNoCollection() {
 function showError(error, again) {
   const where = [error.field && `Field ${error.field}`, error.reason, error.trace_id && `Trace ${error.trace_id}`];
   $("error").replaceChildren(el("strong", {}, headline(error)), sentence(error.message), el("small", {}, where.filter(Boolean).join("  ·  ")));
-  if (!error.status || error.status === 429 || error.status >= 500) {
+  if (!error.status || error.status === 401 || error.status === 429 || error.status >= 500) {
     $("error").append(el("button", { type: "button", class: "plain", click: again }, "Try again"));
   }
   $("error").hidden = false;
@@ -189,6 +191,8 @@ function showError(error, again) {
 
 function headline(error) {
   if (error.status === 400 || error.status === 413) return "This can not be searched with";
+  if (error.status === 401) return "A key is needed";
+  if (error.status === 403) return "Not with this key";
   if (error.status === 429) return "Busy at the moment";
   if (error.status === 404) return "Not there";
   return error.title || "Something went wrong";
@@ -237,6 +241,10 @@ function listen() {
   $("home").addEventListener("click", (event) => {
     event.preventDefault();
     go({ ...fresh(), collection: state.collection });
+  });
+  $("forget-key").addEventListener("click", () => {
+    forgetKey();
+    location.reload();
   });
   $("mode").addEventListener("change", (event) => go({ mode: event.target.value }));
   $("top-k").addEventListener("change", (event) => go({ topK: Number(event.target.value) }));

@@ -1,5 +1,7 @@
 // Calls to the gateway; what fails is thrown as a Problem.
 
+import { askForKey, currentKey } from "./key.js";
+
 export class Problem extends Error {
   constructor(members) {
     super(members.detail || members.title || "Something went wrong");
@@ -8,16 +10,20 @@ export class Problem extends Error {
 }
 
 async function call(path, options = {}) {
+  const key = currentKey();
+  const headers = key ? { ...options.headers, Authorization: `Bearer ${key}` } : options.headers;
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ title: "No connection", detail: "The gateway does not answer.", reason: "UNREACHABLE" });
   }
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Problem({ title: response.statusText, status: response.status, ...body });
-  return body;
+  if (response.ok) return body;
+  const problem = new Problem({ title: response.statusText, status: response.status, ...body });
+  if (response.status === 401 && (await askForKey(key, problem.message))) return call(path, options);
+  throw problem;
 }
 
 const at = (collection) => `/v1/collections/${encodeURIComponent(collection)}`;
