@@ -9,7 +9,7 @@ import sys
 
 import grpc
 
-from saccade.cli import comparing, ingesting, jobs, keys, managing, mapping, searching, vocabularies  # noqa: F401 - each adds its commands
+from saccade.cli import comparing, ingesting, jobs, keys, managing, mapping, recovering, searching, vocabularies  # noqa: F401 - each adds its commands
 from saccade.cli.app import app
 from saccade.cli.output import complain, explain
 from saccade.errors import ApiError

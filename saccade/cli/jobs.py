@@ -18,7 +18,7 @@ from saccade.errors import ApiError
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from saccade.requests import make_index
 
-__all__: list[str] = []
+__all__ = ["CollectionArgument", "WaitOption", "ended", "follow"]
 
 _LOOK_S = 0.5
 _PATIENCE_S = 60.0
@@ -59,7 +59,7 @@ def reindex(
         spec = client.get_collection(collection).index
         spec.MergeFrom(make_index(index, metric=metric, target_recall=target_recall, nlist=nlist))  # type: ignore[arg-type]
     job = client.reindex_collection(collection, model=model, index=spec, min_agreement=min_agreement, rollback=rollback)
-    _follow(client, job, wait=wait, as_json=as_json)
+    follow(client, job, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -73,7 +73,7 @@ def retag(
 ) -> None:
     """Choose the model's tags of all images anew, without looking at the images again. Tags that people gave stay."""
     client = client_of(context)
-    _follow(client, client.retag_collection(collection, vocabulary=vocabulary), wait=wait, as_json=as_json)
+    follow(client, client.retag_collection(collection, vocabulary=vocabulary), wait=wait, as_json=as_json)
 
 
 @jobs.callback()
@@ -113,7 +113,7 @@ def show(context: typer.Context, job_id: JobArgument, wait: WaitOption = False, 
     client = client_of(context)
     job = client.get_job(job_id)
     if wait or as_json:
-        _follow(client, job, wait=wait, as_json=as_json)
+        follow(client, job, wait=wait, as_json=as_json)
     else:
         _show(job)
 
@@ -128,10 +128,10 @@ def cancel(context: typer.Context, job_id: JobArgument, as_json: JsonOption = Fa
         note(f"{job.id}: {_state(job)}" + ("; it stops in a moment" if _runs(job) else ""))
 
 
-def _follow(client: Client, job: ingest.Job, *, wait: bool, as_json: bool) -> None:
+def follow(client: Client, job: ingest.Job, *, wait: bool, as_json: bool) -> None:
     """Show a job that was started; with `wait`, when it has ended."""
     if wait:
-        job = _ended(client, job)
+        job = ended(client, job)
     if as_json:
         write_json(to_dict(job))
     elif wait:
@@ -142,7 +142,7 @@ def _follow(client: Client, job: ingest.Job, *, wait: bool, as_json: bool) -> No
         raise typer.Exit(1)
 
 
-def _ended(client: Client, job: ingest.Job) -> ingest.Job:
+def ended(client: Client, job: ingest.Job) -> ingest.Job:
     """The job when it has ended. It goes on while ingest is away for a moment, and so does this."""
     silent_since = 0.0
     with _bar() as bar:

@@ -266,6 +266,9 @@ def _show_collections(found: list[ingest.Collection]) -> None:
         ],
         empty="no collections",
     )
+    lost = [c.name for c in found if c.index_missing]
+    if lost:
+        note(f"the index has lost {', '.join(lost)}; `saccade rebuild` restores what it had")
 
 
 def _show_image(image: types_pb2.Image) -> None:
