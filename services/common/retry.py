@@ -24,7 +24,7 @@ MOST_RETRIES: Final = 10.0
 """Retries that a quiet time saves up."""
 
 # Full jitter: callers that failed together do not come back together.
-_PAUSE: Final = wait_random_exponential(multiplier=0.1, max=1.0)
+_PAUSE: Final = wait_random_exponential(multiplier=0.2, max=2.0)
 
 _RETRIES = Counter("saccade_dependency_retries_total", "Calls to a dependency that were repeated.", ["dependency"])
 

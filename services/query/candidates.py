@@ -10,6 +10,7 @@ import numpy as np
 from services.common.domain import Vector
 from services.common.vectors import FoundSegment, Generation, QueryKind, VectorStore
 from services.query.concurrency import both, together
+from services.query.degrading import needs_segments
 from services.query.domain import Mode, SearchQuery
 from services.query.planning import IndexPlan
 from services.query.position import as_array
@@ -151,9 +152,10 @@ class CandidateSearch:
         limit = min(_HITS_PER_IMAGE * wanted if query.mode is Mode.SEGMENT else wanted, _MOST_HITS)
         params = plan.params("segments", kind)
         while True:
-            hits = await self._vectors.search_segments(
-                plan.generation, rows, limit=limit, where=query.segment_where, params=params
-            )
+            with needs_segments():
+                hits = await self._vectors.search_segments(
+                    plan.generation, rows, limit=limit, where=query.segment_where, params=params
+                )
             lists = [list(dict.fromkeys(hit.image_id for hit in found)) for found in hits]
             # A few images may fill a list with their many segments; in HYBRID the whole vectors bring enough others.
             short = any(len(found) == limit and len(images) < wanted for found, images in zip(hits, lists, strict=True))
@@ -180,9 +182,10 @@ class CandidateSearch:
         if query.segment_weight == 0:
             return {}
         where = query.segment_where if query.mode is Mode.SEGMENT else ""
-        return await self._vectors.get_segment_vectors(
-            generation, ids, where=where, consistency=query.params.consistency
-        )
+        with needs_segments():
+            return await self._vectors.get_segment_vectors(
+                generation, ids, where=where, consistency=query.params.consistency
+            )
 
 
 def _stacked(vectors: Sequence[Vector], generation: Generation) -> Vector:

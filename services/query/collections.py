@@ -21,6 +21,8 @@ __all__ = ["Collections"]
 
 # Measured again only as a collection grows.
 _TUNING_FRESH_S: Final = 10.0
+# How long what is known is used where the object store does not answer.
+_STALE_S: Final = 600.0
 
 
 class Collections:
@@ -32,13 +34,18 @@ class Collections:
         """Read from `objects`, at most `ttl_s` seconds late; `vocabulary` is that of collections that name none."""
         self._objects = objects
         self._vocabulary = vocabulary
-        self._records = TtlCache(self._load_collection, ttl_s=ttl_s, size=self._SIZE)
-        self._tunings = TtlCache(self._load_tuning, ttl_s=_TUNING_FRESH_S, size=self._SIZE)
-        self._vocabularies = TtlCache(self._load_vocabulary, ttl_s=ttl_s, size=self._SIZE)
+        # Nobody can change them while the object store is down.
+        self._records = TtlCache(self._load_collection, ttl_s=ttl_s, size=self._SIZE, stale_s=_STALE_S)
+        self._tunings = TtlCache(self._load_tuning, ttl_s=_TUNING_FRESH_S, size=self._SIZE, stale_s=_STALE_S)
+        self._vocabularies = TtlCache(self._load_vocabulary, ttl_s=ttl_s, size=self._SIZE, stale_s=_STALE_S)
 
     async def get(self, name: str) -> CollectionRecord:
         """A collection's record; NotFound names `collection`."""
         return await self._records.get(name)
+
+    def is_stale(self, name: str) -> bool:
+        """Whether what `get` gave last is old because the object store does not answer."""
+        return self._records.is_stale(name)
 
     def forget(self, name: str) -> None:
         """What is known of a collection turned out to be old: read it anew."""

@@ -1,7 +1,8 @@
 """Parts of a query -> vectors, by the embedder or from what is stored."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -13,6 +14,7 @@ from services.common.errors import (
     InvalidArgument,
     NotFound,
     SaccadeError,
+    Unavailable,
 )
 from services.common.fetch import ImageFetcher
 from services.common.images import ImageLimits, probe
@@ -20,6 +22,7 @@ from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import CollectionRecord, ImageRecord, ImageState, original_key, record_key
 from services.common.vectors import Consistency, Generation, VectorStore
 from services.query.concurrency import together
+from services.query.degrading import needs_segments
 from services.query.domain import (
     Address,
     OwnVector,
@@ -125,12 +128,13 @@ class PartEmbedder:
             )
         fields = {f"texts[{i}]": text.field for i, (_, _, text) in enumerate(texts)}
         try:
-            rows = await self._embedder.embed_texts(
-                [text.text for _, _, text in texts],
-                model=collection.model,
-                lane=lane,
-                fingerprint=collection.fingerprint,
-            )
+            with _needs_embedder(*fields.values()):
+                rows = await self._embedder.embed_texts(
+                    [text.text for _, _, text in texts],
+                    model=collection.model,
+                    lane=lane,
+                    fingerprint=collection.fingerprint,
+                )
         except InvalidArgument as exc:
             raise _renamed(exc, fields.get(exc.field, first)) from exc
         return [
@@ -182,16 +186,18 @@ class PartEmbedder:
             raise _not_indexed(stored.field, stored.image_id)
         if not with_segments:
             return vectors[stored.image_id], []
-        segments = await self._vectors.get_segment_vectors(generation, ids, consistency=consistency)
+        with needs_segments():
+            segments = await self._vectors.get_segment_vectors(generation, ids, consistency=consistency)
         found = segments.get(stored.image_id, [])[:_QUERY_SEGMENTS]
         return vectors[stored.image_id], [(segment.vector, segment.area) for segment in found]
 
     async def _stored_segment(
         self, segment: StoredSegment, collection: CollectionRecord, consistency: Consistency
     ) -> Vector:
-        found = await self._vectors.get_segment_vectors(
-            Generation.of(collection), [segment.image_id], consistency=consistency
-        )
+        with needs_segments():
+            found = await self._vectors.get_segment_vectors(
+                Generation.of(collection), [segment.image_id], consistency=consistency
+            )
         for row in found.get(segment.image_id, ()):
             if row.index == segment.index:
                 return row.vector
@@ -207,14 +213,15 @@ class PartEmbedder:
     async def _region(self, region: Region, collection: CollectionRecord, lane: Lane) -> Vector:
         data = await self._bytes(region.picture, collection)
         try:
-            segment = await self._embedder.segment_at(
-                data,
-                points=region.points,
-                box=region.box,
-                model=collection.model,
-                lane=lane,
-                fingerprint=collection.fingerprint,
-            )
+            with _needs_embedder(region.field):
+                segment = await self._embedder.segment_at(
+                    data,
+                    points=region.points,
+                    box=region.box,
+                    model=collection.model,
+                    lane=lane,
+                    fingerprint=collection.fingerprint,
+                )
         except InvalidArgument as exc:
             if exc.reason.startswith("IMAGE_"):
                 raise _renamed(exc, region.picture.field) from exc
@@ -241,19 +248,21 @@ class PartEmbedder:
         return await self._whole(data, picture.field, collection, lane), [], ""
 
     async def _analysis(self, data: bytes, field: str, collection: CollectionRecord, lane: Lane) -> Analysis:
-        made = await self._embedder.analyze_images(
-            [data],
-            model=collection.model,
-            lane=Lane.INTERACTIVE,
-            max_segments=_QUERY_SEGMENTS,
-            fingerprint=collection.fingerprint,
-        )
+        with _needs_embedder(field):
+            made = await self._embedder.analyze_images(
+                [data],
+                model=collection.model,
+                lane=lane,
+                max_segments=_QUERY_SEGMENTS,
+                fingerprint=collection.fingerprint,
+            )
         return only_result(made, field)
 
     async def _whole(self, data: bytes, field: str, collection: CollectionRecord, lane: Lane) -> Vector:
-        made = await self._embedder.embed_images(
-            [data], model=collection.model, lane=lane, fingerprint=collection.fingerprint
-        )
+        with _needs_embedder(field):
+            made = await self._embedder.embed_images(
+                [data], model=collection.model, lane=lane, fingerprint=collection.fingerprint
+            )
         return only_result(made, field)
 
     async def _bytes(self, picture: Picture, collection: CollectionRecord) -> bytes:
@@ -282,6 +291,20 @@ class PartEmbedder:
                 f"image {image_id!r} could not be indexed: {record.failure}", field=field, reason="IMAGE_FAILED"
             )
         return record.state
+
+
+@contextmanager
+def _needs_embedder(*fields: str) -> Iterator[None]:
+    """Around calls to the embedder: where it is away, the error says which parts need it."""
+    try:
+        yield
+    except Unavailable as exc:
+        raise Unavailable(
+            f"{exc.message} ({', '.join(fields)} can not be embedded without; stored images and segments, vectors, "
+            "tags and titles can be searched)",
+            reason=exc.reason,
+            retry_after_s=exc.retry_after_s,
+        ) from exc
 
 
 def only_result(made: Sequence[_T | SaccadeError], field: str) -> _T:

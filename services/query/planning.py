@@ -1,6 +1,7 @@
 """How the index is searched for a query: for each kind of search the lists to look into, or all of them, and why."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from services.common.vectors import (
@@ -15,6 +16,7 @@ from services.common.vectors import (
 )
 from services.query.collections import Collections
 from services.query.concurrency import both
+from services.query.degrading import needs_segments
 from services.query.domain import Mode, SearchQuery
 from services.query.ranking import PartVectors
 
@@ -116,4 +118,7 @@ class SearchPlanner:
         return IndexPlan(generation, images, segments, plans, query.params)
 
     async def _estimate(self, searched: bool, generation: Generation, where: str, of: Of) -> RowEstimate | None:
-        return await self._vectors.estimate(generation, where=where, of=of) if searched else None
+        if not searched:
+            return None
+        with needs_segments() if of == "segments" else nullcontext():
+            return await self._vectors.estimate(generation, where=where, of=of)

@@ -12,13 +12,15 @@ from services.common.domain import Segment, Tag
 from services.common.objects import ObjectMissing, ObjectStore
 from services.common.records import (
     ImageRecord,
+    ImageState,
     SegmentsRecord,
+    TagRecord,
     original_key,
     record_key,
     segments_key,
     thumbnail_key,
 )
-from services.common.vectors import FoundSegment
+from services.common.vectors import FoundSegment, ImageRow
 from services.query.concurrency import both, together
 from services.query.ranking import PartScore
 
@@ -88,14 +90,24 @@ class ResultReader:
 
         return await together(map(read, ranked))
 
+    async def of_row(self, collection: str, image: Ranked, row: ImageRow) -> FoundImage:
+        """An image as the index alone knows it, without asking the object store."""
+        original, thumbnail = await self._addresses(collection, image.id)
+        return FoundImage(
+            record=_record_of_row(row),
+            score=image.score,
+            matched=tuple(Matched(part, _of_row(found), similarity) for part, found, similarity in image.matches),
+            score_parts=image.score_parts,
+            duplicates=image.duplicates,
+            original_url=original,
+            thumbnail_url=thumbnail,
+        )
+
     async def _read(self, collection: str, image: Ranked) -> FoundImage | None:
         record = await self._record(collection, image.id)
         if record is None:
             return None
-        original, thumbnail = await both(
-            self._objects.presign(original_key(collection, image.id)),
-            self._objects.presign(thumbnail_key(collection, image.id)),
-        )
+        original, thumbnail = await self._addresses(collection, image.id)
         return FoundImage(
             record=record,
             score=image.score,
@@ -104,6 +116,12 @@ class ResultReader:
             duplicates=tuple([name for name in image.duplicates if await self._record(collection, name)]),
             original_url=original,
             thumbnail_url=thumbnail,
+        )
+
+    async def _addresses(self, collection: str, image_id: str) -> tuple[str, str]:
+        return await both(
+            self._objects.presign(original_key(collection, image_id)),
+            self._objects.presign(thumbnail_key(collection, image_id)),
         )
 
     async def _record(self, collection: str, image_id: str) -> ImageRecord | None:
@@ -135,6 +153,24 @@ class ResultReader:
         except ValidationError:
             _log.exception("segments can not be read", collection=collection, image_id=image_id)
             return ()
+
+
+def _record_of_row(row: ImageRow) -> ImageRecord:
+    """What the index knows of an image: it is there, so it has come as far as that."""
+    return ImageRecord(
+        id=row.id,
+        state=ImageState.SEARCHABLE,
+        content_type="",
+        size_bytes=0,
+        width=row.width,
+        height=row.height,
+        sha256="",
+        metadata=row.metadata,
+        model_tags=tuple(TagRecord(name=name, confidence=confidence) for name, confidence in row.tags.items()),
+        created_at_ms=row.created_at_ms,
+        updated_at_ms=row.created_at_ms,
+        etag="",
+    )
 
 
 def _of_row(row: FoundSegment) -> Segment:

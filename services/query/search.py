@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from prometheus_client import Histogram
 
-from services.common.errors import NotFound
+from services.common.errors import DeadlineExceeded, NotFound, Unavailable
 from services.common.records import CollectionRecord
 from services.common.telemetry import trace_id
 from services.common.vectors import Generation, VectorStore, carries_any, join_filters
@@ -18,6 +18,13 @@ from services.query.calibration import Calibrations
 from services.query.candidates import MOST_TAGGED, CandidateSearch, Gathered, bare
 from services.query.collections import Collections
 from services.query.concurrency import both
+from services.query.degrading import (
+    INDEX_MISSING,
+    SegmentsLost,
+    can_do_without_segments,
+    in_good_time,
+    whole_only,
+)
 from services.query.domain import Mode, SearchQuery
 from services.query.embedding import PartEmbedder
 from services.query.order import Found, Ranking
@@ -30,8 +37,6 @@ from services.query.tagging import PartTagger, needs_vectors
 
 __all__ = ["Answer", "Plan", "Search"]
 
-# The vector store's reason where it does not have a collection's index.
-_INDEX_MISSING: Final = "INDEX_MISSING"
 # A list of titles is at least so long, so that ranks deeper than a page count too.
 _LEAST_TITLES: Final = 100
 
@@ -117,13 +122,28 @@ class Search:
         try:
             return await self._run(query)
         except NotFound as exc:
-            if exc.reason != _INDEX_MISSING:
+            if exc.reason != INDEX_MISSING:
                 raise
+        except SegmentsLost as lost:
+            if lost.cause.reason != INDEX_MISSING:
+                return await self._without_segments(query, lost)
         # The collection was deleted, made anew or moved to another index since its record was read.
         self._collections.forget(query.collection)
-        return await self._run(query)
+        try:
+            return await self._run(query)
+        except SegmentsLost as lost:
+            return await self._without_segments(query, lost)
 
-    async def _run(self, query: SearchQuery) -> Answer:
+    async def _without_segments(self, query: SearchQuery, lost: SegmentsLost) -> Answer:
+        """The answer of whole images, where that is one; otherwise why there is none."""
+        if can_do_without_segments(query):
+            try:
+                return await self._run(whole_only(query), f"segments: {lost.cause.message}")
+            except SegmentsLost:  # of a part that is a segment itself
+                pass
+        raise lost.cause from lost
+
+    async def _run(self, query: SearchQuery, *without: str) -> Answer:
         collection = await self._collections.get(query.collection)
         generation = Generation.of(collection)
         calibration = self._calibrations.of(collection.fingerprint)
@@ -131,8 +151,11 @@ class Search:
             reading(query.parts, query.relations, query.title_text),
             generation,
             calibrated=calibration.measured,
+            degraded=list(without),
             trace_id=trace_id(),
         )
+        if self._collections.is_stale(query.collection):
+            plan.degraded.append("collection: the object store does not answer; it is taken as it was known last")
         with plan.stage("embed"):
             parts = await self._embed(query, collection, plan)
         found = await self._find(query, generation, parts, plan)
@@ -141,7 +164,7 @@ class Search:
         with plan.stage("rank"):
             ranking = await asyncio.to_thread(Ranking, query, parts, found, calibration)
         with plan.stage("fetch"):
-            results, more = await self._page(query, ranking)
+            results, more = await self._page(query, generation, ranking, plan)
         return Answer(tuple(results), _next_token(query, results) if more else "", plan)
 
     async def _find(
@@ -223,7 +246,26 @@ class Search:
         )
         return {hit.id: hit.score for hit in hits}
 
-    async def _page(self, query: SearchQuery, ranking: Ranking) -> tuple[list[FoundImage], bool]:
+    async def _page(
+        self, query: SearchQuery, generation: Generation, ranking: Ranking, plan: Plan
+    ) -> tuple[list[FoundImage], bool]:
+        """A page with records or, where the object store does not answer, with what the index knows of the images."""
+        try:
+            with in_good_time():
+                return await self._full_page(query, ranking)
+        except (Unavailable, DeadlineExceeded) as exc:
+            plan.degraded.append(f"records, and with them titles, sources and masks: {exc.message}")
+        shown, left = ranking.order[: query.top_k], ranking.order[query.top_k :]
+        ranked = [ranking.ranked(index) for index in shown]
+        rows = await self._vectors.get_images(
+            generation, [image.id for image in ranked], consistency=query.params.consistency
+        )
+        addressed = [
+            await self._reader.of_row(query.collection, image, rows[image.id]) for image in ranked if image.id in rows
+        ]
+        return addressed, bool(left)
+
+    async def _full_page(self, query: SearchQuery, ranking: Ranking) -> tuple[list[FoundImage], bool]:
         """A full page if there are so many, and whether something is left; what is gone makes room for the next."""
         results: list[FoundImage] = []
         left = ranking.order

@@ -99,7 +99,8 @@ async def test_one_that_is_down_is_not_asked() -> None:
     for _ in range(20):
         with pytest.raises(Unavailable):
             await guarded.call(down, again=True)
-    assert down.asked == FAILURES
+    # Each second one caller tries.
+    assert FAILURES <= down.asked < 2 * FAILURES
     assert guarded.breaker.state is State.OPEN
 
 
