@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 from saccade.channel import channel_options
 from services.common.access.credentials import PLAIN, PeerCredentials
 
-__all__ = ["client_interceptors", "open_channel", "open_probe"]
+__all__ = ["open_channel", "open_probe"]
 
 _HEADER: Final = "authorization"
 
@@ -57,12 +57,6 @@ class _ShowKey(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(client_call_details, request)
 
 
-def client_interceptors(key: str = "") -> list[grpc.aio.ClientInterceptor]:
-    """Interceptors for an aio channel: traces go on in the service called, and calls end when their callers do."""
-    # The last one is the innermost.
-    return [*aio_client_interceptors(), *([_ShowKey(key)] if key else []), _EndWithCaller()]
-
-
 def open_channel(target: str, peer: PeerCredentials = PLAIN) -> grpc.aio.Channel:
     """A channel to a target such as `dns:///embedder:50051`; made in a running event loop, connects in the background.
 
@@ -72,7 +66,9 @@ def open_channel(target: str, peer: PeerCredentials = PLAIN) -> grpc.aio.Channel
     Raises:
         FailedPrecondition: a file of `peer` can not be read.
     """
-    return _open(target, peer, channel_options(), client_interceptors(peer.key))
+    # The last one is the innermost.
+    interceptors = [*aio_client_interceptors(), *([_ShowKey(peer.key)] if peer.key else []), _EndWithCaller()]
+    return _open(target, peer, channel_options(), interceptors)
 
 
 def open_probe(target: str, peer: PeerCredentials = PLAIN) -> grpc.aio.Channel:

@@ -22,6 +22,7 @@ import typer
 from saccade.calls import Service
 from saccade.client import DEFAULT_ADDRESSES
 from saccade.errors import ApiError
+from saccade.keys import KeyFileError
 from saccade.labels import Label, LabelsError
 from services.common.settings import load_settings
 from services.stack import gallery
@@ -72,6 +73,8 @@ def _serve(*, with_gallery: bool) -> None:
     try:
         with _signals(), stack:
             screen.say(f"\nSaccade is at {stack.gateway_url}   (API page: {stack.gateway_url}/docs)\n")
+            if stack.key:
+                screen.say(f"API key of this run, for the page, or for the command line:\n  {key_export(stack)}\n")
             errors: list[Exception] = []
             if with_gallery:
                 threading.Thread(target=_load, args=(stack, settings, screen, errors), daemon=True).start()
@@ -132,7 +135,15 @@ def samples(stack: Stack, labels: Sequence[Label]) -> str:
     ]
     addresses: dict[Service, str] = {"embedder": stack.embedder, "ingest": stack.ingest, "query": stack.query}
     moved = [f"export SACCADE_{n.upper()}_ADDRESS={a}" for n, a in addresses.items() if a != DEFAULT_ADDRESSES[n]]
-    return "\n".join(f"  {line}" for line in [stack.gateway_url, *_activation(Path(sys.prefix)), *moved, *searches])
+    key_exports = [key_export(stack)] if stack.key else []
+    return "\n".join(
+        f"  {line}" for line in [stack.gateway_url, *_activation(Path(sys.prefix)), *moved, *key_exports, *searches]
+    )
+
+
+def key_export(stack: Stack) -> str:
+    """How a shell hands the stack's API key to the command line."""
+    return f"export SACCADE_API_KEY={stack.key}"
 
 
 def _activation(environment: Path) -> list[str]:
@@ -161,7 +172,16 @@ def _signals() -> Iterator[None]:
 def _main() -> int:
     try:
         app(prog_name="python -m services.stack")
-    except (ApiError, DataInUse, EngineMissing, LabelsError, PortBusy, ProcessError, gallery.GalleryError) as exc:
+    except (
+        ApiError,
+        DataInUse,
+        EngineMissing,
+        KeyFileError,
+        LabelsError,
+        PortBusy,
+        ProcessError,
+        gallery.GalleryError,
+    ) as exc:
         sys.stderr.write(f"saccade stack: {exc}\n")
         return 1
     except _Stop:

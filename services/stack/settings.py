@@ -37,6 +37,10 @@ class StackSettings(BaseSettings):
     gateway_metrics_listen: Address = Field("127.0.0.1:9104", description="The same of the gateway")
     milvus_port: int = Field(19530, ge=1, le=65_535, description="Loopback port of the Milvus that is started")
     s3_port: int = Field(9000, ge=1, le=65_535, description="Loopback port of the MinIO that is started")
+    auth: Literal["none", "keys", "keys+oidc"] = Field(
+        "none", description="keys: only who has an API key may call; the stack makes one, and shows it"
+    )
+    keys_file: Path | None = Field(None, description="File of API keys; not set: keys.json in the data folder")
     public_url: str = Field("", description="The gateway's address for people; empty: made from gateway_listen")
 
     start_s: float = Field(120.0, gt=0, description="How long the stack may take to answer, in seconds")

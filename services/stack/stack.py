@@ -12,6 +12,7 @@ from typing import Final, Literal, Self
 
 from saccade.client import Client
 from services.common.settings import split_address
+from services.stack.access import StackAccess, open_access
 from services.stack.engines import ObjectEngine, Options, VectorEngine, milvus, milvus_lite, minio
 from services.stack.lock import DataLock
 from services.stack.processes import HOST, POLL_S, Process, ProcessError, free_ports, grpc_serving, http_ok
@@ -43,6 +44,7 @@ class Stack:
         ingest: host:port.
         query: host:port.
         gateway_url: Address of REST and of the web page.
+        key: API key that may do everything, while the stack runs; empty where none is needed.
         processes: By name: milvus, minio if there is one, embedder, ingest, query, gateway. A test may kill and start
             single ones.
     """
@@ -71,6 +73,7 @@ class Stack:
         self._show = show
         self._progress = progress
         self._lock: DataLock | None = None
+        self._access = StackAccess()
         self.processes: dict[str, Process] = {}
         listens = {name: str(getattr(settings, f"{name}_listen")) for name in SERVICES}
         self._addresses = {name: _reachable(listen) for name, listen in listens.items()}
@@ -89,8 +92,13 @@ class Stack:
         self.stop()
 
     def client(self, timeout_s: float = 60.0) -> Client:
-        """A client of the stack, to be closed by the caller."""
-        return Client(embedder=self.embedder, ingest=self.ingest, query=self.query, timeout_s=timeout_s)
+        """A client of the running stack, to be closed by the caller."""
+        return Client(embedder=self.embedder, ingest=self.ingest, query=self.query, key=self.key, timeout_s=timeout_s)
+
+    @property
+    def key(self) -> str:
+        """The API key."""
+        return self._access.key
 
     def start(self) -> None:
         """Start everything and wait until it answers.
@@ -99,12 +107,14 @@ class Stack:
             DataInUse: another stack works on the data folder.
             PortBusy: something else listens on a port.
             EngineMissing: an engine is not installed.
+            KeyFileError: the file of API keys is not one.
             ProcessError: a process ended, or was not ready in time; shows its last lines.
         """
         data = self._settings.data.resolve()
         self._lock = DataLock(data)
         try:
             self._check_ports()
+            self._access = open_access(self._settings, data)
             self.processes = self._describe(data)
             # All at once: services wait for what they need, and loading a model takes longest.
             for process in self.processes.values():
@@ -196,7 +206,7 @@ class Stack:
             decided[f"SACCADE_{name.upper()}_METRICS_LISTEN"] = getattr(settings, f"{name}_metrics_listen")
             if name != "gateway":
                 decided[f"SACCADE_{name.upper()}_ADDRESS"] = f"dns:///{self._addresses[name]}"
-        return override(defaults | dict(self._environ), decided)
+        return override(defaults | dict(self._environ), decided | dict(self._access.environment))
 
     def _readiness(self, name: str) -> Callable[[], bool]:
         address = self._addresses[name]
@@ -231,6 +241,7 @@ def temporary_stack(
     show: Callable[[str, str], None] | None = None,
     progress: Progress | None = None,
     data: Path | None = None,
+    auth: Literal["none", "keys"] = "none",
 ) -> Iterator[Stack]:
     """A running stack on free ports, in a temporary folder or in `data`.
 
@@ -242,17 +253,18 @@ def temporary_stack(
         show: As in Stack.
         progress: As in Stack.
         data: Where it keeps its data; None: a folder that is removed with it.
+        auth: keys: callers need an API key, such as the stack's own.
     """
     env = {name: value for name, value in environ.items() if inherit or not name.upper().startswith("SACCADE_")}
     if model:
         env |= {"SACCADE_MODEL": model, "SACCADE_SEGMENTER": model}
     with contextlib.ExitStack() as cleanup:
         folder = data or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="saccade-")))
-        stack = Stack(temporary_settings(folder), env, engines=engines, show=show, progress=progress)
+        stack = Stack(temporary_settings(folder, auth=auth), env, engines=engines, show=show, progress=progress)
         yield cleanup.enter_context(stack)
 
 
-def temporary_settings(data: Path) -> StackSettings:
+def temporary_settings(data: Path, *, auth: Literal["none", "keys"] = "none") -> StackSettings:
     """Settings of a stack on free loopback ports, with its data in a folder.
 
     The environment has a say only in what is so of this machine: where engines and demo are, how long a start takes.
@@ -263,7 +275,7 @@ def temporary_settings(data: Path) -> StackSettings:
     machine = StackSettings()
     own = {"tools": machine.tools, "demo_dir": machine.demo_dir, "start_s": machine.start_s}
     return GivenSettings.model_validate(
-        listens | own | {"data": data, "milvus_port": next(ports), "s3_port": next(ports)}
+        listens | own | {"auth": auth, "data": data, "milvus_port": next(ports), "s3_port": next(ports)}
     )
 
 

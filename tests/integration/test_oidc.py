@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
@@ -66,8 +67,10 @@ class Provider:
                 self.send_header("Content-Length", str(len(body)))
                 if provider.status == 302:
                     self.send_header("Location", f"{provider.issuer}/keys")
-                self.end_headers()
-                self.wfile.write(body)
+                # Who asked may have seen enough.
+                with suppress(OSError):
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
                 pass
