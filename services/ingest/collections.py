@@ -172,9 +172,20 @@ class Collections:
         await self._steps.run(self._make(record))
         return record
 
-    async def page(self, *, start_after: str, limit: int) -> tuple[list[CollectionRecord], str]:
-        """Up to `limit` collections by name from behind `start_after`, and where to go on; empty at the end."""
-        names = await self._objects.list_folders(COLLECTIONS, start_after=start_after, limit=limit + 1)
+    async def page(
+        self, *, start_after: str, limit: int, visible: Callable[[str], bool] = lambda _: True
+    ) -> tuple[list[CollectionRecord], str]:
+        """Up to `limit` collections by name from behind `start_after`, and where to go on; empty at the end.
+
+        Those that are not visible are passed over; neither their records nor their names leave this method.
+        """
+        names: list[str] = []
+        while len(names) <= limit:
+            listed = await self._objects.list_folders(COLLECTIONS, start_after=start_after, limit=limit + 1)
+            names += filter(visible, listed)
+            if len(listed) <= limit:
+                break
+            start_after = listed[-1]
         wanted = names[:limit]
         slots = asyncio.Semaphore(_READS_AT_ONCE)
 

@@ -9,7 +9,7 @@ import grpc
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1 import ingest_service_pb2_grpc
-from services.common.access.guard import require
+from services.common.access.guard import require, visible
 from services.common.access.principal import Scope
 from services.common.budget import ByteBudget
 from services.common.deadline import call_deadline
@@ -157,10 +157,10 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
     async def ListCollections(  # noqa: N802
         self, request: pb.ListCollectionsRequest, context: _Context
     ) -> pb.ListCollectionsResponse:
-        """All collections, by name."""
+        """All collections that the caller may see, by name."""
         question = b"collections"
         records, after = await self._collections.page(
-            start_after=read_token(question, request.page_token), limit=page_size(request.page_size)
+            start_after=read_token(question, request.page_token), limit=page_size(request.page_size), visible=visible
         )
         slots = asyncio.Semaphore(_COUNTS_AT_ONCE)
 

@@ -12,7 +12,7 @@ from services.common.access.policy import Rule, collections_of, naming_fields, r
 from services.common.access.principal import Principal, Scope
 from services.common.errors import PermissionDenied
 
-__all__ = ["acting", "authorize", "authorize_call", "cut", "require"]
+__all__ = ["acting", "authorize", "authorize_call", "cut", "require", "visible"]
 
 _M = TypeVar("_M", bound=Message)
 
@@ -95,6 +95,12 @@ def acting(principal: Principal) -> Iterator[None]:
         yield
     finally:
         _acting.reset(token)
+
+
+def visible(collection: str) -> bool:
+    """Whether the caller may see a collection; so is every one where no caller is known."""
+    principal = _acting.get()
+    return principal is None or principal.sees(collection)
 
 
 def require(scope: Scope, collection: str, field: str) -> None:
