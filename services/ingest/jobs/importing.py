@@ -116,7 +116,8 @@ class Import:
                 raise result
         for name, result in zip(names, results, strict=True):
             if isinstance(result, SaccadeError):
-                run.failed(name, result)
+                # The field is one of a request that nobody sent.
+                run.failed(name, type(result)(result.message, reason=result.reason))
         run.update(done=run.job.done + sum(result is None for result in results))
 
     async def _store_one(self, run: Run, source: Source, name: str) -> None:
