@@ -14,7 +14,6 @@ import httpx
 
 from benchmarks.load import Kept, Ledger, patiently
 from saccade import ApiError, Client, filters
-from saccade.calls import Call
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from services.common.settings import VectorSettings
 from services.common.vectors import Consistency, Generation, VectorStore
@@ -45,8 +44,7 @@ class Audit:
 
 def doctor(client: Client, collection: str) -> dict[str, int]:
     """What RepairCollection would mend, by kind; it changes nothing. ApiError where the job can not be run."""
-    request = ingest.RepairCollectionRequest(collection=collection, dry_run=True)
-    job: ingest.Job = client.call(Call("ingest", "RepairCollection", request, lambda answer: answer.job))
+    job = client.repair_collection(collection, dry_run=True)
     end = time.monotonic() + JOB_S
     while job.state == ingest.Job.STATE_RUNNING:
         if time.monotonic() > end:
