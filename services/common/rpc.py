@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 from prometheus_client import Counter, Histogram
 
 from saccade.channel import MAX_MESSAGE_BYTES
-from services.common.access.exposure import check_exposure
+from services.common.access.exposure import check_exposure, warn_of_plain_text
 from services.common.access.interceptor import build_interceptor
 from services.common.access.tls import server_credentials
 from services.common.admission import Admission, AdmissionInterceptor
@@ -157,6 +157,7 @@ class Server:
         self._listen = settings.listen
         self._credentials = server_credentials(settings)
         self._admission = AdmissionInterceptor()
+        warn_of_plain_text(settings.listen, settings, tls=self._credentials is not None)
         self._access = build_interceptor(settings, settings.peer_names)
         self.port = 0
         self._drain_s = settings.drain_s

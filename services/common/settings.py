@@ -173,7 +173,8 @@ def load_settings(kind: type[_S], service: str, environ: Mapping[str, str] | Non
     try:
         settings = kind()
     except ValidationError as exc:
-        lines = [f"  {error['loc'][0]}: {error['msg']}" for error in exc.errors()]
+        # What is wrong with several together stands nowhere.
+        lines = [f"  {': '.join([*map(str, error['loc'][:1]), error['msg']])}" for error in exc.errors()]
         _stop(service, lines)
     unknown = _unknown(type(settings), service, os.environ if environ is None else environ)
     if unknown:

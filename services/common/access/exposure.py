@@ -2,10 +2,14 @@
 
 import ipaddress
 
+import structlog
+
 from services.common.access.settings import AccessSettings
 from services.common.errors import FailedPrecondition
 
-__all__ = ["check_exposure", "is_loopback"]
+__all__ = ["check_exposure", "is_loopback", "warn_of_plain_text"]
+
+_log = structlog.get_logger(__name__)
 
 
 def is_loopback(host: str) -> bool:
@@ -38,3 +42,9 @@ def check_exposure(listen: str, settings: AccessSettings) -> None:
         f"leads here is trusted: SACCADE_ALLOW_OPEN=true and SACCADE_ALLOW_OPEN_CONFIRM={listen}",
         reason="OPEN_TO_ALL",
     )
+
+
+def warn_of_plain_text(listen: str, settings: AccessSettings, *, tls: bool) -> None:
+    """Log a line where callers' credentials can be read on the network: right only where something else encrypts."""
+    if settings.auth != "none" and not tls and not is_loopback(listen.rpartition(":")[0]):
+        _log.warning("credentials come in plain text, without TLS", address=listen)

@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.common.settings import (
     Address,
@@ -50,6 +51,18 @@ def test_a_wrong_setting_stops_the_start_with_a_sentence(
     with pytest.raises(SystemExit, match=said.replace("?", r"\?")) as caught:
         load_settings(Sample, "sample")
     assert name in str(caught.value)
+
+
+def test_what_is_wrong_with_several_settings_stops_the_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pair(CommonSettings):
+        model_config = settings_config("pair")
+
+        @model_validator(mode="after")
+        def _check(self) -> Self:
+            raise ValueError("one needs the other")
+
+    with pytest.raises(SystemExit, match="one needs the other"):
+        load_settings(Pair, "pair")
 
 
 def test_where_a_service_is_concerns_its_peers_only(monkeypatch: pytest.MonkeyPatch) -> None:

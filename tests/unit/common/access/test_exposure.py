@@ -1,6 +1,7 @@
 import pytest
+from structlog.testing import capture_logs
 
-from services.common.access.exposure import check_exposure, is_loopback
+from services.common.access.exposure import check_exposure, is_loopback, warn_of_plain_text
 from services.common.access.settings import AccessSettings
 from services.common.errors import FailedPrecondition
 
@@ -38,3 +39,16 @@ def test_anyone_from_anywhere_has_to_be_said_twice() -> None:
         with pytest.raises(FailedPrecondition, match="SACCADE_AUTH=keys"):
             check_exposure(listen, settings)
     check_exposure(listen, AccessSettings(allow_open=True, allow_open_confirm=listen))
+
+
+def test_credentials_in_plain_text_are_warned_of() -> None:
+    keys = AccessSettings(auth="keys")
+    for listen, settings, tls, lines in (
+        ("0.0.0.0:1", keys, False, 1),
+        ("0.0.0.0:1", keys, True, 0),
+        ("127.0.0.1:1", keys, False, 0),
+        ("0.0.0.0:1", AccessSettings(), False, 0),
+    ):
+        with capture_logs() as logs:
+            warn_of_plain_text(listen, settings, tls=tls)
+        assert len(logs) == lines

@@ -1,5 +1,7 @@
 """What every call asks of its caller, spelled out: a call that is new here has to be judged by a person."""
 
+import re
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -91,3 +93,17 @@ def test_paths_say_where_the_name_stands() -> None:
     answer = ingest.ListImagesResponse(images=[{"collection": "a"}, {"collection": "b"}])  # type: ignore[list-item]
     assert list(collections_of(answer)) == [("images[0].collection", "a"), ("images[1].collection", "b")]
     assert list(collections_of(ingest.CreateCollectionRequest())) == []
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "security.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    expected = [
+        (method.name, service.full_name.split(".")[1], rule_of(method).scope.name.lower())
+        for service in SERVICES
+        for method in service.methods
+    ]
+    assert [row[:3] for row in rows if row[0] in METHODS] == expected
+    for name, _, _, collections in (row for row in rows if row[0] in METHODS):
+        assert ("those that it names" in collections) == rule_of(METHODS[name]).names
+        assert ("`*`" in collections) == rule_of(METHODS[name]).shared
