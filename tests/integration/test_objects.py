@@ -135,6 +135,23 @@ async def test_a_presigned_address_is_good_for_one_object(store: ObjectStore) ->
         assert answer.headers["content-type"] == "image/webp"
         assert (await client.get(url.replace("/a/", "/b/"))).status_code == 403
         assert (await client.get(url.replace("X-Amz-Expires=3600", "X-Amz-Expires=7200"))).status_code == 403
+        assert (await client.get(url.partition("?")[0])).status_code == 403
+        assert (await client.put(url, content=b"other")).status_code == 403
+        assert (await client.delete(url)).status_code == 403
+    assert await store.get("a/-b c.é") == b"data"
+
+
+async def test_a_presigned_address_expires(server: S3Server) -> None:
+    store = open_object_store(s3_settings(server, f"s3://{next(buckets)}", url_expiry_s=1))
+    await store.check()
+    await store.put("a", b"data")
+    url = await store.presign("a")
+    async with httpx.AsyncClient() as client, asyncio.timeout(30):
+        while (answer := await client.get(url)).status_code == 200:  # noqa: ASYNC110 - a server's clock tells nobody
+            await asyncio.sleep(0.2)
+    assert answer.status_code == 403
+    assert b"data" not in answer.content
+    await store.close()
 
 
 async def test_a_missing_bucket_is_named(server: S3Server) -> None:

@@ -13,6 +13,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from starlette.types import ASGIApp
 
 from saccade.ingest.v1 import ingest_service_pb2 as ingest_pb
 from services.common.errors import InvalidArgument
@@ -84,6 +85,8 @@ class Recorder:
 class Gateway:
     """A gateway that tests talk to, and what its services were asked."""
 
+    app: ASGIApp
+    folder: Path
     http: httpx.AsyncClient
     backends: Backends
     recorder: Recorder
@@ -108,9 +111,10 @@ async def running_gateway(
     chosen = GatewaySettings(**told)
     objects = LocalObjects(chosen, root=str(folder))
     backends = Backends(embedder=target, ingest=target, query=target)
-    transport = httpx.ASGITransport(create_app(chosen, backends, objects, authenticator))
+    app = create_app(chosen, backends, objects, authenticator)
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", timeout=30) as http:
-        yield Gateway(http, backends, recorder, objects, healthy, lambda: server.stop(0))
+        yield Gateway(app, folder, http, backends, recorder, objects, healthy, lambda: server.stop(0))
     await backends.close()
     await objects.close()
     await server.stop(0)
