@@ -9,7 +9,6 @@ is, and a fast one keeps a flood of wrong keys from costing the service its time
       "calls_per_second": 0, "revoked_at": null}]}
 """
 
-import fcntl
 import hashlib
 import hmac
 import json
@@ -23,6 +22,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, two who change one file at the same time are not kept apart.
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "SCOPES",
@@ -191,7 +195,8 @@ def revoke_key(path: Path, name_or_id: str) -> KeyEntry:
 def _changing(path: Path) -> Iterator[list[KeyEntry]]:
     """The entries, to be changed by one process at a time; written in one step, for its owner's eyes only."""
     with (path.parent / f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         entries = list(read_keys(path)) if path.exists() else []
         yield entries
         text = json.dumps({"version": _VERSION, "keys": [_plain(each) for each in entries]}, indent=2) + "\n"

@@ -32,6 +32,9 @@ __all__ = [
     "write_json",
 ]
 
+KEY_HINT = (
+    "set SACCADE_API_KEY, or give --key @FILE; `saccade keys create` makes one where the services' file of keys is"
+)
 START_HINT = "is it running? `make demo` or `make run` starts it"
 
 _NO_ANSWER = " does not answer ("
@@ -111,6 +114,8 @@ def explain(error: ApiError | OSError | ValueError) -> str:
     if error.code == grpc.StatusCode.UNAVAILABLE and not error.reason:
         # A stream that broke knows no more than what gRPC says.
         return f"a service does not answer ({text})\n{START_HINT}"
+    if error.code == grpc.StatusCode.UNAUTHENTICATED:
+        return f"{text}\n{KEY_HINT}"
     for call, command in _COMMANDS.items():
         text = text.replace(f"with {call}", f"with {command}")
     return text

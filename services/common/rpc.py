@@ -175,6 +175,8 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                # Room for a credential of the greatest length; gRPC's own bound refuses some above 8 KiB by chance.
+                ("grpc.max_metadata_size", 16 * 1024),
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 # A stream in flight when its connection's age is up may go on; unary calls always end within it.
                 ("grpc.max_connection_age_grace_ms", 3_600_000),

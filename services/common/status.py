@@ -100,9 +100,12 @@ def from_item_error(item: types_pb2.ItemError) -> SaccadeError:
 def from_rpc_error(error: grpc.RpcError, dependency: str) -> SaccadeError:
     """What a call to another service of ours failed with, to raise `from error`.
 
-    What the caller could have caused passes through as it is; what it could not, names the dependency.
+    What the caller could have caused passes through as it is; what it could not, names the dependency. A credential of
+    our own that is refused is no matter of the caller's: to it the dependency is not there.
     """
     told = api_error(error)
+    if told.code in {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}:
+        return Unavailable(f"the {dependency} does not know this service; its operator sets SACCADE_PEER_KEY for both")
     kind = _ERRORS.get(told.code, Internal)
     message = told.message
     if told.code == grpc.StatusCode.UNAVAILABLE and not told.reason:

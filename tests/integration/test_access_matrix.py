@@ -178,6 +178,14 @@ async def test_a_large_request_is_refused_without_being_read(services: Services)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_a_credential_of_any_length_is_looked_at(services: Services) -> None:
+    method = next(each for each in METHODS if each.name == "GetModel")
+    for size in (8_000, 8_192, 9_000, 12_000):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await services.call(method, EXPECTED["GetModel"][1], ("Bearer " + "x" * size,))
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
 async def test_a_stream_ends_at_the_first_message_that_may_not_be(
     services: Services, callers: dict[str, Caller], tmp_path: Path
 ) -> None:

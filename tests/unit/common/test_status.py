@@ -103,6 +103,13 @@ def test_a_service_that_is_not_there_is_named() -> None:
     assert "10.0.0.7" not in back.message
 
 
+@pytest.mark.parametrize("refused", [errors.Unauthenticated("no such key"), errors.PermissionDenied("not for you")])
+def test_our_own_credential_is_no_matter_of_the_callers(refused: errors.SaccadeError) -> None:
+    back = from_rpc_error(rpc_error(to_status(refused), code_of(refused)), "embedder")
+    assert isinstance(back, errors.Unavailable)
+    assert "SACCADE_PEER_KEY" in back.message
+
+
 def test_a_caller_sees_reason_fields_and_delay() -> None:
     overloaded = errors.Overloaded("full", field="lane", retry_after_s=2)
     told = api_error(rpc_error(to_status(overloaded), grpc.StatusCode.RESOURCE_EXHAUSTED))
