@@ -60,6 +60,10 @@ tune: $(INSTALLED) ## Calibrate scores and choose the weights of the ranking (bu
 recall: $(INSTALLED) tools ## Measure the recall of the index against exact search (build/recall.json)
 	$(BIN)/python -m benchmarks.recall
 
+.PHONY: overload
+overload: $(INSTALLED) ## Offer ten times what can be answered, and bulk work beside people (QUICK=1; build/overload.json)
+	$(BIN)/python -m benchmarks.overload
+
 .PHONY: test
 test: $(INSTALLED) tools ## All tests
 	$(PYTEST) $(RERUNS) --ignore=tests/faults tests

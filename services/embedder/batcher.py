@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
@@ -19,6 +20,7 @@ from services.common.domain import Lane
 from services.common.errors import DeadlineExceeded, Internal, SaccadeError, Unavailable
 from services.embedder import metrics
 from services.embedder.owner import OwnerThread
+from services.embedder.people import REST, People
 
 __all__ = ["Batcher", "Kind"]
 
@@ -74,7 +76,15 @@ class Batcher:
     the next one is put together, if enough waits to fill it.
     """
 
-    def __init__(self, model: str, owner: OwnerThread, pool: Executor, *, bulk_every: int = BULK_EVERY) -> None:
+    def __init__(
+        self,
+        model: str,
+        owner: OwnerThread,
+        pool: Executor,
+        *,
+        bulk_every: int = BULK_EVERY,
+        people: People | None = None,
+    ) -> None:
         """Make a batcher; `start` it in the running loop.
 
         Args:
@@ -82,7 +92,11 @@ class Batcher:
             owner: The model's thread; closed with the batcher.
             pool: Where batches are put together ahead of time.
             bulk_every: While both lanes wait, one batch in so many is a bulk one.
+            people: While they are there, bulk batches are small, with pauses between them; None: nobody looks.
         """
+        self._people = people or People()
+        self._watches = people is not None
+        self._bulk_at = -math.inf
         self._model = model
         self._owner = owner
         self._pool = pool
@@ -134,6 +148,8 @@ class Batcher:
         """
         if self._ended is not None:
             raise self._ended
+        if self._watches and lane is Lane.INTERACTIVE:
+            self._people.seen()
         now = perf_counter()
         entry = _Entry(item, asyncio.get_running_loop().create_future(), now, now + time_left_s)
         queue = self._waiting[lane].setdefault(kind, deque())
@@ -165,7 +181,11 @@ class Batcher:
             batch = self._next()
             if batch is None:
                 self._wake.clear()
-                await self._wake.wait()
+                # Bulk work that rests comes back by itself.
+                rest_s = self._bulk_at - perf_counter() if self._waits(Lane.BULK) else None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest_s):
+                        await self._wake.wait()
                 continue
             self._current, self._busy_since = batch, perf_counter()
             self._hold_if_full()
@@ -193,13 +213,16 @@ class Batcher:
 
     def _lane(self) -> Lane | None:
         """The lane whose turn it is, by what waits; the held batch waits too."""
-        waits = {
-            lane: any(self._waiting[lane].values()) or (self._held is not None and self._held.lane is lane)
-            for lane in Lane
-        }
-        if waits[Lane.INTERACTIVE] and not (waits[Lane.BULK] and self._since_bulk >= self._bulk_every - 1):
+        bulk = self._waits(Lane.BULK) and perf_counter() >= self._bulk_at
+        if self._waits(Lane.INTERACTIVE) and not (bulk and self._since_bulk >= self._bulk_every - 1):
             return Lane.INTERACTIVE
-        return Lane.BULK if waits[Lane.BULK] else None
+        return Lane.BULK if bulk else None
+
+    def _waits(self, lane: Lane) -> bool:
+        return any(self._waiting[lane].values()) or (self._held is not None and self._held.lane is lane)
+
+    def _most(self, kind: Kind[Any, Any], lane: Lane) -> int:
+        return kind.max_batch if lane is Lane.INTERACTIVE else self._people.bulk_batch(kind.max_batch)
 
     def _oldest(self, lane: Lane) -> Kind[Any, Any]:
         """The kind whose first item waits longest; something must wait in the lane."""
@@ -211,7 +234,8 @@ class Batcher:
         queue = self._waiting[lane][kind]
         live: list[_Entry] = []
         now = perf_counter()
-        while queue and len(live) < kind.max_batch:
+        most = self._most(kind, lane)
+        while queue and len(live) < most:
             entry = queue.popleft()
             metrics.QUEUE_DEPTH.labels(self._model, lane.value).dec()
             if entry.expires_at <= now:
@@ -226,7 +250,7 @@ class Batcher:
         if self._held is not None or lane is None:
             return
         kind = self._oldest(lane)
-        if len(self._waiting[lane][kind]) < kind.max_batch:
+        if len(self._waiting[lane][kind]) < self._most(kind, lane):
             return
         self._held = self._pop(lane, kind)
         if self._held is not None:
@@ -260,6 +284,8 @@ class Batcher:
     def _record(self, batch: _Batch, outcomes: Sequence[object]) -> None:
         now = perf_counter()
         seconds = self.busy_s
+        if batch.lane is Lane.BULK and self._people.are_here:
+            self._bulk_at = now + REST * seconds
         metrics.BATCH_SIZE.labels(self._model, batch.kind.name).observe(len(batch.entries))
         metrics.COMPUTE_SECONDS.labels(self._model, batch.kind.name).observe(seconds)
         if all(isinstance(outcome, Exception) for outcome in outcomes):

@@ -59,7 +59,7 @@ class Engine:
         self._shared = shared
         self._decoder = shared.decoder
         self._encoder = encoder
-        self.encoding = EncoderQueue(encoder, shared.stacking, bulk_every=settings.bulk_every)
+        self.encoding = EncoderQueue(encoder, shared.stacking, bulk_every=settings.bulk_every, people=shared.people)
         self._tags = TagChooser(self._embed_vocabulary, max_vocabularies=settings.max_vocabularies)
         self.info = ModelInfo(
             model=encoder.name,

@@ -18,6 +18,7 @@ from services.common.errors import Internal
 from services.embedder.batcher import Batcher, Kind
 from services.embedder.models.base import Candidate, Encoder, Segmenter
 from services.embedder.owner import OwnerThread
+from services.embedder.people import People
 
 __all__ = ["EncoderQueue", "SegmenterQueue"]
 
@@ -33,9 +34,9 @@ _Out = TypeVar("_Out")
 class EncoderQueue:
     """Feeds an encoder. Waits raise as `Batcher.submit` does."""
 
-    def __init__(self, encoder: Encoder, pool: Executor, *, bulk_every: int) -> None:
+    def __init__(self, encoder: Encoder, pool: Executor, *, bulk_every: int, people: People | None = None) -> None:
         self._encoder = encoder
-        self.batcher = Batcher(encoder.name, OwnerThread(encoder.name), pool, bulk_every=bulk_every)
+        self.batcher = Batcher(encoder.name, OwnerThread(encoder.name), pool, bulk_every=bulk_every, people=people)
         self._images: Kind[NDArray[np.uint8], Vector] = Kind(
             "image", encoder.stack, lambda batch: list(encoder.embed_images(batch)), encoder.max_batch
         )
@@ -96,8 +97,8 @@ class _At:
 class SegmenterQueue:
     """Feeds a segmenter, one picture at a time. Waits raise as `Batcher.submit` does."""
 
-    def __init__(self, segmenter: Segmenter, pool: Executor, *, bulk_every: int) -> None:
-        self.batcher = Batcher("segmenter", OwnerThread("segmenter"), pool, bulk_every=bulk_every)
+    def __init__(self, segmenter: Segmenter, pool: Executor, *, bulk_every: int, people: People | None = None) -> None:
+        self.batcher = Batcher("segmenter", OwnerThread("segmenter"), pool, bulk_every=bulk_every, people=people)
 
         def segment_all(wanted: _AllOf) -> list[Candidate]:
             return segmenter.segment_all(

@@ -8,6 +8,7 @@ from services.common.errors import FailedPrecondition
 from services.embedder.admission import Admission
 from services.embedder.decode import Decoder
 from services.embedder.models.base import Segmenter
+from services.embedder.people import People
 from services.embedder.queues import SegmenterQueue
 from services.embedder.settings import EmbedderSettings
 
@@ -21,6 +22,7 @@ class Shared:
         settings: The embedder's.
         decoder: Pictures to pixels.
         stacking: Where batches are put together. Of its own: a model must not wait for pictures that are being decoded.
+        people: Whether they are there; all models and the segmenter make way for them.
         segmenter_name: Empty if none is loaded.
         segmenting: The segmenter's queue, if there is one.
         item_room: Room for texts, images and vectors.
@@ -41,9 +43,12 @@ class Shared:
         threads = settings.decode_threads or len(os.sched_getaffinity(0))
         self.decoder = Decoder(settings.image_limits, threads=threads, working_px=settings.working_px)
         self.stacking = ThreadPoolExecutor(1, thread_name_prefix="stack")
+        self.people = People()
         self.segmenter_name = segmenter.name if segmenter else ""
         self.segmenting = segmenting = (
-            SegmenterQueue(segmenter, self.stacking, bulk_every=settings.bulk_every) if segmenter else None
+            SegmenterQueue(segmenter, self.stacking, bulk_every=settings.bulk_every, people=self.people)
+            if segmenter
+            else None
         )
         self.item_room = Admission(
             max_items=settings.max_waiting_items, max_bytes=settings.max_waiting_bytes, item_seconds=item_seconds

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from services.common.domain import Lane
 from services.common.errors import DeadlineExceeded, Unavailable
+from services.embedder import batcher as batcher_module
 from services.embedder.batcher import Batcher, Kind
 from services.embedder.owner import OwnerThread
+from services.embedder.people import People
 
 POISON = -1
 
@@ -352,3 +354,46 @@ async def _storm(steps: list[tuple[str, Lane, bool]], max_batch: int, bulk_every
         else:
             error = {"poison": ValueError, "expired": DeadlineExceeded, "cancelled": asyncio.CancelledError}[what]
             assert isinstance(result, error)
+
+
+class Crowd(People):
+    """People who are always there, or never."""
+
+    def __init__(self, *, here: bool) -> None:
+        super().__init__()
+        self._here = here
+
+    @property
+    def are_here(self) -> bool:
+        return self._here
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_bulk_work_makes_way_while_people_are_there(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A rest that outlasts the test.
+    monkeypatch.setattr(batcher_module, "REST", 1e6)
+    model = Model(max_batch=8)
+    async with running(people=Crowd(here=here)) as batcher:
+        first = await held(batcher, model)
+        bulk = [asyncio.create_task(batcher.submit(model.kind, i, Lane.BULK)) for i in range(1, 5)]
+        await asyncio.sleep(0)
+        model.gate.set()
+        await first
+        await asyncio.wait(bulk, return_when=asyncio.FIRST_COMPLETED)
+        assert await batcher.submit(model.kind, 9, Lane.INTERACTIVE) == 18
+        if not here:
+            await asyncio.gather(*bulk)
+    if here:
+        # A small batch, and then none while they are there; who comes meanwhile has the model alone.
+        assert model.batches == [[0], [1, 2], [9]]
+        await asyncio.gather(*bulk, return_exceptions=True)
+    else:
+        assert model.batches == [[0], [1, 2, 3, 4], [9]]
+
+
+async def test_bulk_work_goes_on_after_its_rest() -> None:
+    model = Model(max_batch=4)
+    async with running(people=Crowd(here=True)) as batcher:
+        done = await asyncio.gather(*(batcher.submit(model.kind, i, Lane.BULK) for i in range(12)))
+    assert done == [2 * i for i in range(12)]
+    assert max(map(len, model.batches)) == 1
