@@ -1,7 +1,7 @@
 """Room for the pixels of pictures that are being decoded, so that a few large ones do not fill the memory.
 
 A file of some hundred kilobytes may be a picture of 100 million pixels. What decoders need for one is bounded by its
-pixels, up to some 16 bytes for each; what all threads of a process need together is bounded here.
+pixels, some 10 bytes for each and 22 in animations; what all threads of a process need together is bounded here.
 """
 
 import threading

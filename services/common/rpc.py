@@ -23,7 +23,7 @@ from services.common.access.interceptor import build_interceptor
 from services.common.access.tls import server_credentials
 from services.common.admission import Admission, AdmissionInterceptor
 from services.common.deadline import call_deadline
-from services.common.errors import SaccadeError
+from services.common.errors import SaccadeError, Unavailable
 from services.common.settings import GrpcSettings, load_settings
 from services.common.status import code_of, to_status
 from services.common.telemetry import start_telemetry
@@ -87,8 +87,11 @@ class _Call:
             _log.error("call failed", method=self._labels[2], exc_info=error)
         else:
             _log.info("call refused", method=self._labels[2], code=self.code.name, message=status.message)
-        trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-        await context.abort(self.code, status.message, trailing)
+        trailing = [("grpc-status-details-bin", status.SerializeToString())]
+        if isinstance(error, Unavailable) and error.retry_after_s > 0:
+            # The caller's channel repeats UNAVAILABLE at once; what is away here is not back so soon.
+            trailing.append(("grpc-retry-pushback-ms", "-1"))
+        await context.abort(self.code, status.message, tuple(trailing))
 
 
 class ServiceInterceptor(grpc.aio.ServerInterceptor):
@@ -177,6 +180,9 @@ class Server:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 # Room for a credential of the greatest length; gRPC's own bound refuses some above 8 KiB by chance.
                 ("grpc.max_metadata_size", 16 * 1024),
+                # Callers who open calls and drop them fill the queue of calls that no handler has yet; from a full one,
+                # gRPC drops anybody's.
+                ("grpc.max_concurrent_streams", settings.max_streams),
                 ("grpc.max_connection_age_ms", int(settings.max_connection_age_s * 1000)),
                 # A stream in flight when its connection's age is up may go on; unary calls always end within it.
                 ("grpc.max_connection_age_grace_ms", 3_600_000),

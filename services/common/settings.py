@@ -89,6 +89,9 @@ class GrpcSettings(CommonSettings, AccessSettings, TlsSettings):
     listen: Address = Field(description="host:port that calls come to")
     reflection: bool = Field(True, description="Whether the contracts can be read from the server")
     max_call_s: float = Field(120.0, gt=0, description="Longest that a unary call may take, in seconds")
+    max_streams: int = Field(
+        256, ge=1, description="Most calls of one connection at a time; a client waits with more until others end"
+    )
     drain_s: float = Field(20.0, ge=0, description="How long calls in flight may go on after SIGTERM, in seconds")
     max_connection_age_s: float = Field(300.0, gt=0, description="Clients connect anew after this, in seconds")
 

@@ -112,5 +112,8 @@ def from_rpc_error(error: grpc.RpcError, dependency: str) -> SaccadeError:
         message = f"the {dependency} does not answer; try again in a moment"
     elif told.code == grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"the {dependency} did not answer in time"
+    elif told.code == grpc.StatusCode.CANCELLED:
+        # Not by us, or nobody would read this: a server with too many calls that it has not begun drops some.
+        kind, message = Unavailable, f"the {dependency} dropped the call; try again in a moment"
     field = told.fields[0][0] if told.fields else ""
     return kind(message, reason=told.reason, field=field, retry_after_s=told.retry_after_s)

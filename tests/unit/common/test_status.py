@@ -110,6 +110,36 @@ def test_our_own_credential_is_no_matter_of_the_callers(refused: errors.SaccadeE
     assert "SACCADE_PEER_KEY" in back.message
 
 
+def test_a_call_that_was_dropped_may_be_repeated() -> None:
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.CANCELLED, grpc.aio.Metadata(), grpc.aio.Metadata(), details="CANCELLED"
+    )
+    back = from_rpc_error(error, "embedder")
+    assert isinstance(back, errors.Unavailable)
+    assert "embedder" in back.message
+
+
+def test_no_error_of_others_shows_what_it_says() -> None:
+    told = "in /srv/app/services/ingest/files.py: password=hunter2"
+    for kind in (Exception, KeyError, ValueError, OSError, RuntimeError, MemoryError, RecursionError, TimeoutError):
+        for made in (
+            to_status(kind(told)).SerializeToString(),
+            to_item_error(kind(told), "images[0]").SerializeToString(),
+        ):
+            assert b"hunter2" not in made
+            assert b"services/" not in made
+
+
+def test_a_wrapped_error_does_not_show_its_cause() -> None:
+    try:
+        try:
+            raise OSError("/srv/app/secret")
+        except OSError as exc:
+            raise errors.Internal("the image can not be read") from exc
+    except errors.Internal as outer:
+        assert b"secret" not in to_status(outer).SerializeToString()
+
+
 def test_a_caller_sees_reason_fields_and_delay() -> None:
     overloaded = errors.Overloaded("full", field="lane", retry_after_s=2)
     told = api_error(rpc_error(to_status(overloaded), grpc.StatusCode.RESOURCE_EXHAUSTED))
