@@ -13,7 +13,7 @@ from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1 import embedder_service_pb2_grpc as pb_grpc
 from saccade.errors import api_error
 from services.common.deadline import time_left_s
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, Unavailable
 from services.common.rpc import LIVENESS, Server
 from services.common.settings import GrpcSettings
 
@@ -151,6 +151,23 @@ async def test_a_call_in_flight_survives_the_drain() -> None:
         leave.set()
         assert (await call).model == "done"
         await stopping
+
+
+@pytest.mark.parametrize(("retry_after_s", "asked"), [(1.0, 1), (0.0, 4)])
+async def test_what_is_away_for_a_while_is_not_asked_again_at_once(retry_after_s: float, asked: int) -> None:
+    count = 0
+
+    async def away(request: pb.GetModelRequest) -> pb.GetModelResponse:
+        nonlocal count
+        count += 1
+        raise Unavailable("away", retry_after_s=retry_after_s)
+
+    async with serving(away) as (server, channel):
+        await server.set_ready(True)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await pb_grpc.EmbedderServiceStub(channel).GetModel(pb.GetModelRequest(), timeout=30, wait_for_ready=True)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert count == asked
 
 
 async def _get(call: Awaitable[pb.GetModelResponse]) -> pb.GetModelResponse:
