@@ -54,6 +54,7 @@ class Provider:
         self.status = 200
         self.body: bytes | None = None
         self.claimed_issuer = ""
+        self.moves = False
         self.hang = threading.Event()
         self.hang.set()
         provider = self
@@ -62,11 +63,12 @@ class Provider:
             def do_GET(self) -> None:
                 provider.paths.append(self.path)
                 provider.hang.wait(60)
+                moves = provider.moves and self.path.startswith("/.well-known/")
                 body = provider.body if provider.body is not None else provider.document(self.path)
-                self.send_response(provider.status)
+                self.send_response(302 if moves else provider.status)
                 self.send_header("Content-Length", str(len(body)))
-                if provider.status == 302:
-                    self.send_header("Location", f"{provider.issuer}/keys")
+                if moves:
+                    self.send_header("Location", f"{provider.issuer}/moved")
                 # Who asked may have seen enough.
                 with suppress(OSError):
                     self.end_headers()
@@ -83,7 +85,7 @@ class Provider:
 
     def document(self, path: str) -> bytes:
         """What it answers."""
-        if path == "/.well-known/openid-configuration":
+        if path in {"/.well-known/openid-configuration", "/moved"}:
             issuer = self.claimed_issuer or self.issuer
             return json.dumps({"issuer": issuer, "jwks_uri": f"{self.issuer}/keys"}).encode()
         return json.dumps({"keys": self.keys}).encode()
@@ -334,7 +336,7 @@ async def test_an_issuer_that_misbehaves(provider: Provider, fault: str) -> None
     if fault == "hangs":
         provider.hang.clear()
     elif fault == "redirects":
-        provider.status = 302
+        provider.moves = True
     elif fault == "another issuer":
         provider.claimed_issuer = "https://id.example.org"
     else:
