@@ -1,6 +1,7 @@
 """The ingest service's composition root: `python -m services.ingest`."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ from services.common.embedder_client import EmbedderClient
 from services.common.errors import DeadlineExceeded, Overloaded, SaccadeError, Unavailable
 from services.common.fetch import ImageFetcher
 from services.common.gate import Gate
-from services.common.objects import ObjectStore, open_object_store
+from services.common.objects import open_object_store
 from services.common.rpc import Server, run_service, serve_until_signal
 from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
@@ -51,12 +52,10 @@ _BESIDE_THE_IMAGE: Final = 1024 * 1024
 class Service:
     """Everything that the service is made of, put together. Made in a running event loop."""
 
-    def __init__(
-        self, settings: IngestSettings, *, objects: ObjectStore | None = None, vectors: VectorStore | None = None
-    ) -> None:
-        """Put it together, on stores of the caller's where some are given; nothing runs yet."""
-        self._objects = objects or open_object_store(settings)
-        self._vectors = vectors or VectorStore(settings)
+    def __init__(self, settings: IngestSettings) -> None:
+        """Put it together; nothing runs yet."""
+        self._objects = open_object_store(settings)
+        self.vectors = VectorStore(settings)
         self._embedder = EmbedderClient(
             settings.embedder_address, timeout_s=settings.embedder_timeout_s, peer=settings.peer_credentials
         )
@@ -74,7 +73,7 @@ class Service:
         markers = MarkerStore(self._objects, lease_s=settings.lease_s)
         self.collections = Collections(
             self._objects,
-            self._vectors,
+            self.vectors,
             self._embedder,
             self._vocabularies,
             markers,
@@ -83,7 +82,7 @@ class Service:
         dirt = DirtyMarks(self._objects)
         pipeline = Pipeline(
             files=files,
-            vectors=self._vectors,
+            vectors=self.vectors,
             embedder=self._embedder,
             vocabularies=self._vocabularies,
             collections=self.collections,
@@ -122,7 +121,7 @@ class Service:
         )
         self.jobs = job_parts(
             objects=self._objects,
-            vectors=self._vectors,
+            vectors=self.vectors,
             embedder=self._embedder,
             vocabularies=self._vocabularies,
             collections=self.collections,
@@ -143,7 +142,7 @@ class Service:
             markers,
             self._indexer,
             self._embedder,
-            self._vectors,
+            self.vectors,
             following=self.jobs.following,
             growth=self.jobs.growth,
             scan_s=settings.scan_s,
@@ -154,8 +153,10 @@ class Service:
             waiting=settings.max_waiting,
             least=_LEAST_PLACES,
             bulk_share=_BULK_SHARE,
+            bulk_beside_people=settings.bulk_beside_people or max(1, len(os.sched_getaffinity(0)) // 2),
+            yields=lambda: self._embedder.people_are_here,
         )
-        reader = Reader(files, self._vectors, self.collections)
+        reader = Reader(files, self.vectors, self.collections)
         self.servicer = IngestServicer(
             library=self.library,
             reader=reader,
@@ -173,7 +174,7 @@ class Service:
             SaccadeError: something answers, but is not as it must be; waiting would not mend it.
         """
         await _until_it_answers("object store", self._objects.check)
-        await _until_it_answers("vector index", self._vectors.check)
+        await _until_it_answers("vector index", self.vectors.check)
         await _until_it_answers("embedder", self._embedder.get_model)
         await self._vocabularies.get("", "vocabulary")
         await self._vocabularies.publish()
@@ -186,7 +187,7 @@ class Service:
         async for name in self.collections.all_names():
             try:
                 record = await self.collections.get(name)
-                lost = not (await self._vectors.survey(Generation.of(record))).complete
+                lost = not (await self.vectors.survey(Generation.of(record))).complete
             except SaccadeError as exc:
                 _log.warning("collection not looked at", collection=name, why=exc.message)
                 continue
@@ -204,7 +205,7 @@ class Service:
         await self._intake.close()
         await self._fetcher.close()
         await self._embedder.close()
-        await self._vectors.close()
+        await self.vectors.close()
         await self._objects.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from pydantic import SecretStr
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -156,8 +157,8 @@ async def test_a_bucket_is_read_below_its_prefix(tmp_path: Path) -> None:
         settings = ObjectSettings(
             objects_url="s3://photos",
             s3_endpoint=f"http://{minio.endpoint}",
-            s3_access_key=minio.access_key,
-            s3_secret_key=minio.secret_key,
+            s3_access_key=SecretStr(minio.access_key),
+            s3_secret_key=SecretStr(minio.secret_key),
             s3_create_bucket=True,
         )
         store = open_object_store(settings)

@@ -242,7 +242,7 @@ def test_generations_that_the_record_does_not_name(stack: Stack, ingest: IngestS
     assert mended(repaired(ingest, collection)) == wanted
     assert found(repaired(ingest, collection)) == {}
     survey = index(stack, lambda vectors: vectors.survey(Generation.of(record)))
-    assert (survey.active, survey.numbers) == (True, {record.generation})
+    assert (survey.active, survey.numbers) == (True, frozenset({record.generation}))
 
 
 def test_an_index_of_another_model_is_made_anew(stack: Stack, ingest: IngestServiceStub, collection: str) -> None:

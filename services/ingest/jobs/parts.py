@@ -1,5 +1,6 @@
 """Jobs put together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.embedder_client import EmbedderClient
@@ -23,6 +24,7 @@ from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.reindex import Reindex
 from services.ingest.jobs.repair import Repair
 from services.ingest.jobs.retag import Retag
+from services.ingest.jobs.run import JobBody
 from services.ingest.jobs.runner import JobRunner
 from services.ingest.jobs.service import Jobs
 from services.ingest.jobs.store import JobStore
@@ -43,6 +45,8 @@ class JobParts:
     """What the rest of the service needs of jobs."""
 
     jobs: Jobs
+    store: JobStore
+    bodies: Mapping[str, JobBody]
     runner: JobRunner
     following: Following
     growth: Growth
@@ -122,9 +126,10 @@ def job_parts(
         owning=owning,
     )
     importing = Import(library=library, markers=markers, fetcher=fetcher, store=store, settings=settings)
+    bodies: dict[str, JobBody] = {"import": importing, "reindex": reindex, "repair": repair, "retag": retag}
     runner = JobRunner(
         store,
-        {"import": importing, "reindex": reindex, "repair": repair, "retag": retag},
+        bodies,
         at_once=settings.jobs_at_once,
         lease_s=settings.lease_s,
         scan_s=settings.scan_s,
@@ -139,4 +144,4 @@ def job_parts(
         vectors=vectors,
         settings=settings,
     )
-    return JobParts(jobs, runner, following, Growth(jobs, vectors, measuring, settings))
+    return JobParts(jobs, store, bodies, runner, following, Growth(jobs, vectors, measuring, settings))
