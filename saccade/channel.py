@@ -3,10 +3,12 @@
 import json
 from typing import Final
 
-__all__ = ["BULK_METADATA", "LANE_KEY", "MAX_MESSAGE_BYTES", "channel_options"]
+__all__ = ["BULK_METADATA", "LANE_KEY", "MAX_MESSAGE_BYTES", "PEOPLE_KEY", "channel_options"]
 
 LANE_KEY: Final = "saccade-lane"
 """Metadata by which a service knows a call's lane before it has read the request: absent, or `bulk`."""
+PEOPLE_KEY: Final = "saccade-people"
+"""Metadata by which the embedder tells those who ask for bulk work that people are waiting too."""
 BULK_METADATA: Final = ((LANE_KEY, "bulk"),)
 
 # Room for the largest image that a service accepts, and for a bulk call of many. Larger messages end in

@@ -1,13 +1,15 @@
 """The embedder as ingest and query see it: ndarray in and out, deadlines passed on, errors of our own tree."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.channel import BULK_METADATA
+from saccade.channel import BULK_METADATA, PEOPLE_KEY
 from saccade.common.v1 import types_pb2
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
@@ -26,6 +28,8 @@ __all__ = ["EmbedderClient"]
 _T = TypeVar("_T")
 _UNAVAILABLE: Final = "EMBEDDER_UNAVAILABLE"
 _MODEL_LOADING: Final = "MODEL_LOADING"
+# How long what the embedder says of people holds.
+_LATELY_S: Final = 2.0
 _LANES: Final = {Lane.INTERACTIVE: pb.LANE_INTERACTIVE, Lane.BULK: pb.LANE_BULK}
 
 
@@ -41,6 +45,7 @@ class EmbedderClient:
     def __init__(self, target: str, *, timeout_s: float, peer: PeerCredentials = PLAIN) -> None:
         """Connect in the background to a gRPC target such as `dns:///embedder:50051`; `peer`: what it is shown."""
         self._timeout_s = timeout_s
+        self._people_at = -math.inf
         self._guard = Guard("embedder", where="the embedder", reason=_UNAVAILABLE)
         self._channel = open_channel(target, peer)
         self._stub = EmbedderServiceStub(self._channel)
@@ -48,6 +53,11 @@ class EmbedderClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._channel.close()
+
+    @property
+    def people_are_here(self) -> bool:
+        """Whether the embedder said lately, in answer to bulk work, that people wait for it too."""
+        return time.monotonic() - self._people_at < _LATELY_S
 
     async def get_model(self, model: str = "") -> ModelInfo:
         """What is loaded; NotFound if that is not `model`."""
@@ -193,15 +203,19 @@ class EmbedderClient:
         _check(answer.fingerprint, fingerprint)
         return [tuple(Tag(tag.name, tag.category, tag.confidence) for tag in one.tags) for one in answer.results]
 
-    async def _call(self, method: Callable[..., Awaitable[_T]], request: Any, fingerprint: str = "") -> _T:
+    async def _call(
+        self, method: Callable[..., grpc.aio.UnaryUnaryCall[Any, _T]], request: Any, fingerprint: str = ""
+    ) -> _T:
         quick = isinstance(request, pb.EmbedTextsRequest | pb.GetModelRequest)
         bulk = getattr(request, "lane", None) == pb.LANE_BULK
 
         async def attempt() -> _T:
             try:
-                return await method(
-                    request, timeout=time_left_s(self._timeout_s), metadata=BULK_METADATA if bulk else None
-                )
+                call = method(request, timeout=time_left_s(self._timeout_s), metadata=BULK_METADATA if bulk else None)
+                answer = await call
+                if bulk and any(key == PEOPLE_KEY for key, _ in await call.trailing_metadata()):
+                    self._people_at = time.monotonic()
+                return answer
             except grpc.RpcError as exc:
                 raise _error(exc, fingerprint) from exc
 

@@ -10,7 +10,7 @@ What keeps a service useful when ten times as many calls come as it can answer:
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -42,7 +42,17 @@ _REFUSED = Counter("saccade_admission_refused_total", "Calls refused because of 
 class Gate:
     """Lets calls in, lets a few wait, and refuses the rest. Used from one event loop."""
 
-    def __init__(self, name: str, *, places: int, waiting: int, least: int = 2, bulk_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        places: int,
+        waiting: int,
+        least: int = 2,
+        bulk_share: float = 0.5,
+        bulk_beside_people: int = 1,
+        yields: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Make an empty one.
 
         Args:
@@ -51,12 +61,16 @@ class Gate:
             waiting: Most calls that wait, in each lane.
             least: Places that are left however late the event loop is.
             bulk_share: Share of the places that bulk calls may have, at least one place.
+            bulk_beside_people: Places that bulk calls may have while `yields` is true.
+            yields: Whether people wait elsewhere for what these calls need too.
         """
         self._name = name
         self._most = places
         self._least = min(least, places)
         self._room = waiting
         self._bulk_share = bulk_share
+        self._bulk_beside_people = bulk_beside_people
+        self._yields = yields
         self._inside = dict.fromkeys(Lane, 0)
         self._queues: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._empty_at = dict.fromkeys(Lane, 0.0)
@@ -122,7 +136,7 @@ class Gate:
             self._set_places(max(self._least, int(min(self._places, inside) * SHRINK)))
         elif self._was_full and self._places < self._most:
             self._set_places(self._places + 1)
-            self._admit()
+        self._admit()
         self._was_full = not self._free(Lane.INTERACTIVE)
 
     async def _enter(self, lane: Lane, left_s: float | None, *, patient: bool) -> None:
@@ -169,7 +183,10 @@ class Gate:
     def _free(self, lane: Lane) -> bool:
         if sum(self._inside.values()) >= self._places:
             return False
-        return lane is Lane.INTERACTIVE or self._inside[lane] < max(1, int(self._places * self._bulk_share))
+        if lane is Lane.INTERACTIVE:
+            return True
+        share = max(1, int(self._places * self._bulk_share))
+        return self._inside[lane] < (min(share, self._bulk_beside_people) if self._yields() else share)
 
     def _take(self, lane: Lane) -> None:
         self._inside[lane] += 1

@@ -20,7 +20,7 @@ from services.common.domain import Lane
 from services.common.errors import DeadlineExceeded, Internal, SaccadeError, Unavailable
 from services.embedder import metrics
 from services.embedder.owner import OwnerThread
-from services.embedder.people import REST, People
+from services.embedder.people import People
 
 __all__ = ["Batcher", "Kind"]
 
@@ -285,7 +285,7 @@ class Batcher:
         now = perf_counter()
         seconds = self.busy_s
         if batch.lane is Lane.BULK and self._people.are_here:
-            self._bulk_at = now + REST * seconds
+            self._bulk_at = now + self._people.rest * seconds
         metrics.BATCH_SIZE.labels(self._model, batch.kind.name).observe(len(batch.entries))
         metrics.COMPUTE_SECONDS.labels(self._model, batch.kind.name).observe(seconds)
         if all(isinstance(outcome, Exception) for outcome in outcomes):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from services.common.errors import NotFound
 from services.embedder.engine import Engine
 from services.embedder.models.base import Encoder, Segmenter
+from services.embedder.people import People
 from services.embedder.queues import EncoderQueue, SegmenterQueue
 from services.embedder.settings import EmbedderSettings
 from services.embedder.shared import Shared
@@ -56,6 +57,11 @@ class Engines:
             if self._warm_up:
                 await queue.warm_up()
             await queue.check()
+
+    @property
+    def people(self) -> People:
+        """Whether they are there."""
+        return self._shared.people
 
     async def close(self) -> None:
         """Stop; whoever still waits gets Unavailable."""

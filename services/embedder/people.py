@@ -4,20 +4,28 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final
 
-__all__ = ["REST", "People"]
+from saccade.channel import PEOPLE_KEY
+
+__all__ = ["PEOPLE_METADATA", "People"]
 
 LATELY_S: Final = 1.0
 """For so long after an interactive item somebody is taken to be there."""
-REST: Final = 1.0
-"""While people are there, bulk work rests after each batch, so many times as long as the batch took."""
 _BATCH_SHARE: Final = 4
+PEOPLE_METADATA: Final = ((PEOPLE_KEY, "here"),)
+"""With this the answers to bulk calls end while people are there."""
 
 
 class People:
     """Remembers when one last asked for something; shared by the queues of a process. Used from one event loop."""
 
-    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
-        """Know of nobody; `now` is a clock in seconds."""
+    def __init__(self, *, rest: float = 0.0, now: Callable[[], float] = perf_counter) -> None:
+        """Know of nobody.
+
+        Args:
+            rest: While people are there, bulk work rests after each batch so many times as long as the batch took.
+            now: A clock in seconds.
+        """
+        self.rest = rest
         self._now = now
         self._seen_at = float("-inf")
 

@@ -13,6 +13,7 @@ from services.common.status import to_item_error
 from services.common.tensors import to_tensor
 from services.embedder.engine import Engine
 from services.embedder.engines import Engines
+from services.embedder.people import PEOPLE_METADATA
 from services.embedder.requests import (
     check_count,
     check_text,
@@ -71,6 +72,7 @@ class EmbedderServicer(embedder_service_pb2_grpc.EmbedderServiceServicer):
         engine = self._engine(request.model)
         check_count(request.images, "images", engine.info.max_items)
         outcomes = await engine.embed_images(request.images, lane_of(request.lane))
+        self._tell_of_people(context)
         results = [
             pb.EmbedImageResult(error=to_item_error(outcome, f"images[{i}]"))
             if isinstance(outcome, Exception)
@@ -87,6 +89,7 @@ class EmbedderServicer(embedder_service_pb2_grpc.EmbedderServiceServicer):
         check_count(request.images, "images", engine.info.max_items)
         options = options_of(request)
         outcomes = await engine.analyze(request.images, options, lane_of(request.lane))
+        self._tell_of_people(context)
         results = [
             pb.AnalyzeImageResult(error=to_item_error(outcome, f"images[{i}]"))
             if isinstance(outcome, Exception)
@@ -124,6 +127,10 @@ class EmbedderServicer(embedder_service_pb2_grpc.EmbedderServiceServicer):
         chosen = await engine.choose_tags(vectors, request.area_fractions, vocabulary, templates, lane_of(request.lane))
         results = [pb.ChosenTags(tags=[tag_to_message(tag) for tag in tags]) for tags in chosen]
         return pb.ChooseTagsResponse(results=results, fingerprint=engine.info.fingerprint)
+
+    def _tell_of_people(self, context: _Context) -> None:
+        if self._loaded is not None and self._loaded.people.are_here:
+            context.set_trailing_metadata(PEOPLE_METADATA)
 
     def _engine(self, model: str) -> Engine:
         if self._loaded is None:

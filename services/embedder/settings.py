@@ -48,6 +48,12 @@ class EmbedderSettings(GrpcSettings, ImageSettings):
     threads: int = Field(0, ge=0, description="Processor threads for one model; 0: one for each core")
     max_batch: int = Field(0, ge=0, le=1024, description="Most items computed at a time; 0: by device")
     bulk_every: int = Field(4, ge=2, description="While both lanes wait, one batch in so many is a bulk one")
+    bulk_rest: float = Field(
+        3.0,
+        ge=0,
+        description="While people are there, the model rests from bulk work so many times as long as each batch took; "
+        "0 where no service that people wait for shares the machine",
+    )
     warm_up: bool = Field(True, description="Whether each size of batch is computed once before the service is ready")
 
     max_items: int = Field(64, ge=1, le=1024, description="Most items in one call")

@@ -43,7 +43,7 @@ class Shared:
         threads = settings.decode_threads or len(os.sched_getaffinity(0))
         self.decoder = Decoder(settings.image_limits, threads=threads, working_px=settings.working_px)
         self.stacking = ThreadPoolExecutor(1, thread_name_prefix="stack")
-        self.people = People()
+        self.people = People(rest=settings.bulk_rest)
         self.segmenter_name = segmenter.name if segmenter else ""
         self.segmenting = segmenting = (
             SegmenterQueue(segmenter, self.stacking, bulk_every=settings.bulk_every, people=self.people)

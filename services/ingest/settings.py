@@ -42,6 +42,11 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
         16, ge=0, description="Most single calls that wait for their turn, in each lane; more are refused. Streams wait"
     )
     max_streams: _PositiveInt = Field(32, description="Most streams of images at a time; more are refused")
+    bulk_beside_people: int = Field(
+        0,
+        ge=0,
+        description="Most images of streams being stored at a time while people search; 0: one for two processor cores",
+    )
     max_bytes_in_hand: int = Field(
         512 * 1024 * 1024,
         ge=128 * 1024 * 1024,

@@ -82,6 +82,18 @@ async def test_interactive_calls_come_before_bulk_ones() -> None:
     await end(*bulk)
 
 
+async def test_bulk_calls_keep_to_one_place_while_people_are_at_work() -> None:
+    people = True
+    gate = Gate("test", places=4, waiting=4, yields=lambda: people)
+    bulk = await come(gate, 3, BULK)
+    assert [caller.inside for caller in bulk] == [True, False, False]
+    people = False
+    gate.adapt(0.0)
+    await settled()
+    assert [caller.inside for caller in bulk] == [True, True, False]
+    await end(*bulk)
+
+
 async def test_a_patient_one_waits_where_others_are_refused() -> None:
     gate = Gate("test", places=1, waiting=0)
     (inside,) = await come(gate, 1)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from services.common.domain import Lane
 from services.common.errors import DeadlineExceeded, Unavailable
-from services.embedder import batcher as batcher_module
 from services.embedder.batcher import Batcher, Kind
 from services.embedder.owner import OwnerThread
 from services.embedder.people import People
@@ -359,8 +358,8 @@ async def _storm(steps: list[tuple[str, Lane, bool]], max_batch: int, bulk_every
 class Crowd(People):
     """People who are always there, or never."""
 
-    def __init__(self, *, here: bool) -> None:
-        super().__init__()
+    def __init__(self, *, here: bool, rest: float) -> None:
+        super().__init__(rest=rest)
         self._here = here
 
     @property
@@ -369,11 +368,10 @@ class Crowd(People):
 
 
 @pytest.mark.parametrize("here", [True, False])
-async def test_bulk_work_makes_way_while_people_are_there(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A rest that outlasts the test.
-    monkeypatch.setattr(batcher_module, "REST", 1e6)
+async def test_bulk_work_makes_way_while_people_are_there(here: bool) -> None:
     model = Model(max_batch=8)
-    async with running(people=Crowd(here=here)) as batcher:
+    # A rest that outlasts the test.
+    async with running(people=Crowd(here=here, rest=1e6)) as batcher:
         first = await held(batcher, model)
         bulk = [asyncio.create_task(batcher.submit(model.kind, i, Lane.BULK)) for i in range(1, 5)]
         await asyncio.sleep(0)
@@ -393,7 +391,7 @@ async def test_bulk_work_makes_way_while_people_are_there(here: bool, monkeypatc
 
 async def test_bulk_work_goes_on_after_its_rest() -> None:
     model = Model(max_batch=4)
-    async with running(people=Crowd(here=True)) as batcher:
+    async with running(people=Crowd(here=True, rest=1.0)) as batcher:
         done = await asyncio.gather(*(batcher.submit(model.kind, i, Lane.BULK) for i in range(12)))
     assert done == [2 * i for i in range(12)]
     assert max(map(len, model.batches)) == 1
