@@ -106,6 +106,11 @@ lint: $(INSTALLED) buf ## Formatting, style, types, dependencies between package
 	$(TOOLS)/bin/buf format --diff --exit-code proto
 	$(BIN)/python -m scripts.generate_stubs --check
 
+.PHONY: audit
+audit: $(INSTALLED) ## Known weaknesses of the pinned dependencies; status 2 where not all could be looked up
+	bash scripts/tools.sh audit
+	$(BIN)/python -m scripts.audit
+
 .PHONY: format
 format: $(INSTALLED) ## Format code and contracts
 	$(BIN)/ruff format .

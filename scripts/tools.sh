@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests and `make lint` need: `tools.sh NAME...`, of milvus, minio, chromium and buf.
+# Installs what tests, `make lint` and `make audit` need: `tools.sh NAME...`, of milvus, minio, chromium, buf and audit.
 #
 # What can not be installed is told with what to do about it. Tests that need it are skipped then, but in CI (CI=true)
 # that is a failure.
@@ -11,6 +11,7 @@ set -euo pipefail
 readonly MILVUS_VERSION=2.3.5
 readonly MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c # the last commit of the archived server
 readonly BUF_VERSION=1.75.0
+readonly PIP_AUDIT_VERSION=2.10.1
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=${SACCADE_TOOLS:-$root/.tools}
@@ -119,11 +120,26 @@ buf() {
     stamp "$stamp"
 }
 
+audit() {
+    local stamp=pip-audit@$PIP_AUDIT_VERSION home=$tools/audit python=${PYTHON:-python3}
+    if stamped "$stamp" "$home/bin/pip-audit"; then say "$stamp is there"; return; fi
+    say "installing $stamp"
+    rm -rf "$home"
+    # In an environment of its own: what it needs itself is none of what it looks through.
+    if ! "$python" -m venv "$home" \
+        || ! "$home/bin/pip" install --quiet --disable-pip-version-check "pip-audit==$PIP_AUDIT_VERSION"; then
+        problem "pip-audit can not be installed: it needs a Python that can make virtual environments, and its index"
+        return
+    fi
+    ln -sfn ../audit/bin/pip-audit "$tools/bin/pip-audit"
+    stamp "$stamp"
+}
+
 (($#)) || set -- milvus minio chromium buf
 for name in "$@"; do
     case $name in
-        milvus | minio | chromium | buf) "$name" ;;
-        *) problem "there is no tool $name: milvus, minio, chromium or buf" ;;
+        milvus | minio | chromium | buf | audit) "$name" ;;
+        *) problem "there is no tool $name: milvus, minio, chromium, buf or audit" ;;
     esac
 done
 exit "$failed"
