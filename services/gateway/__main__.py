@@ -14,7 +14,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from services.common.access.authenticator import build_authenticator
-from services.common.access.exposure import check_exposure
+from services.common.access.exposure import check_exposure, warn_of_plain_text
 from services.common.errors import SaccadeError
 from services.common.objects import LocalObjects, open_object_store
 from services.common.settings import load_settings, split_address
@@ -46,6 +46,7 @@ class _Server(uvicorn.Server):
 
 async def _serve(settings: GatewaySettings) -> bool:
     check_exposure(settings.listen, settings)
+    warn_of_plain_text(settings.listen, settings, tls=bool(settings.https_cert))
     async with AsyncExitStack() as parts:
         authenticator = build_authenticator(settings)
         if authenticator:

@@ -1,7 +1,5 @@
 """The gateway's FastAPI application, put together from its parts."""
 
-from functools import cache
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -16,7 +14,6 @@ from services.gateway.backends import Backends
 from services.gateway.bodies import Bodies
 from services.gateway.guard import Admission, Authenticates, Guard
 from services.gateway.middleware import Observe
-from services.gateway.openapi import openapi_document
 from services.gateway.pages import Static, api_page_files, pages_router, picture_origins, static_folder
 from services.gateway.problems import Problem, problem_of, respond
 from services.gateway.rest import Rest, Timeouts
@@ -47,8 +44,7 @@ def create_app(
 
 def routed(settings: GatewaySettings, backends: Backends, objects: LocalObjects | None) -> FastAPI:
     """What answers at which address, for those who may ask."""
-    app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    app.openapi = cache(openapi_document)  # type: ignore[method-assign]
+    app = FastAPI(title="Saccade", docs_url=None, redoc_url=None, openapi_url=None)
     bodies = Bodies(
         max_body_bytes=settings.max_body_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,

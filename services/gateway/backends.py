@@ -49,6 +49,7 @@ class Backends:
         targets = {EMBEDDER.full_name: embedder, INGEST.full_name: ingest, QUERY.full_name: query}
         self._channels = {name: open_channel(target, peer) for name, target in targets.items()}
         self._probes = {name: open_probe(target, peer) for name, target in targets.items()}
+        self._asking: asyncio.Future[dict[str, bool]] | None = None
         self._stubs = {name: _STUBS[name](channel) for name, channel in self._channels.items()}
 
     async def close(self) -> None:
@@ -91,7 +92,12 @@ class Backends:
             call.cancel()
 
     async def readiness(self) -> dict[str, bool]:
-        """Whether each service is ready, by its name."""
+        """Whether each service is ready, by its name. Who asks meanwhile gets the same answer: anybody may ask."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> dict[str, bool]:
         answers = await asyncio.gather(*(self._is_ready(name) for name in self._probes))
         return dict(zip((name.split(".")[1] for name in self._probes), answers, strict=True))
 

@@ -1,5 +1,7 @@
 """The web page, the API page, local objects and probes: everything but the calls."""
 
+import json
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +17,7 @@ from starlette.types import Scope
 from services.common.errors import NotFound
 from services.common.objects import LocalObjects
 from services.gateway.backends import Backends
+from services.gateway.openapi import openapi_document
 
 __all__ = ["Static", "api_page_files", "pages_router", "picture_origins", "static_folder"]
 
@@ -80,6 +83,11 @@ def picture_origins(*urls: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{url.scheme}://{url.netloc}" for url in split if url.scheme in ("http", "https")))
 
 
+@cache
+def _document() -> bytes:
+    return json.dumps(openapi_document(), ensure_ascii=False).encode()
+
+
 def pages_router(backends: Backends, objects: LocalObjects | None, origins: tuple[str, ...]) -> APIRouter:
     """Their routes; pictures on the web page may come from `origins`."""
     router = APIRouter(include_in_schema=False)
@@ -96,6 +104,9 @@ def pages_router(backends: Backends, objects: LocalObjects | None, origins: tupl
 
     async def api_page(_request: Request) -> Response:
         return HTMLResponse(_API_PAGE, headers={"Content-Security-Policy": _API_PAGE_CSP})
+
+    async def document(_request: Request) -> Response:
+        return Response(_document(), media_type="application/json", headers={"Cache-Control": "no-cache"})
 
     async def alive(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -118,6 +129,7 @@ def pages_router(backends: Backends, objects: LocalObjects | None, origins: tupl
     for path, endpoint in (
         ("/", page),
         ("/docs", api_page),
+        ("/openapi.json", document),
         ("/healthz", alive),
         ("/readyz", ready),
         ("/objects/{key:path}", stored_object),

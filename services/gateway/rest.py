@@ -11,7 +11,6 @@ from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.common.access.guard import authorize, authorize_call, cut
 from services.common.errors import InvalidArgument
 from services.gateway.backends import Backends
 from services.gateway.bodies import JSON, MULTIPART, Bodies, FormPart, Hold, content_type
@@ -68,11 +67,10 @@ class Rest:
     def _endpoint(self, call: Call) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             caller = caller_of(request.scope)
-            if caller.principal:
-                # Before the body, which would be read for nothing.
-                authorize_call(caller.principal, call.method)
-                if "collection" in call.parameters:
-                    authorize(caller.principal, call.method, _addressed(call, request))
+            # Before the body, which would be read for nothing.
+            caller.check(call.method)
+            if "collection" in call.parameters:
+                caller.check(call.method, _addressed(call, request))
             timeout_s = self._timeout_s(request)
             with self._bodies.hold() as hold:
                 message = call.new_request()
@@ -80,15 +78,13 @@ class Rest:
                     await self._read_body(call, message, request, hold)
                 _read_query(call, message, request)
                 _read_path(call, message, request)
-                if caller.principal:
-                    authorize(caller.principal, call.method, message)
+                caller.check(call.method, message)
                 made = self._backends.call(call.service, call.rpc, message, timeout_s, caller.metadata)
                 try:
                     answer = await _while_connected(made, request)
                 except Problem as exc:
                     raise exc.below(call.body) from exc
-                if caller.principal:
-                    answer = cut(caller.principal, call.method, message, answer)
+                answer = caller.visible(call.method, message, answer)
             return Response(await _beside(answer.ByteSize(), to_json, answer), media_type=JSON)
 
         return endpoint

@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 
 from saccade.common.v1 import types_pb2
 from saccade.ingest.v1 import ingest_service_pb2 as pb
-from services.common.access.guard import authorize
 from services.common.errors import InvalidArgument, SaccadeError
 from services.common.status import to_item_error
 from services.gateway.backends import INGEST, Backends
@@ -58,9 +57,7 @@ class ImageStream:
                 )
             set_text(template, name, value, given=given)
         template.collection = request.path_params["collection"]
-        caller = caller_of(request.scope)
-        if caller.principal:
-            authorize(caller.principal, _METHOD, pb.StreamImagesRequest(create=template))
+        caller_of(request.scope).check(_METHOD, pb.StreamImagesRequest(create=template))
         return _Lines(self._results(request, kind, template), media_type=NDJSON)
 
     async def _results(self, request: Request, kind: str, template: pb.CreateImageRequest) -> AsyncIterator[bytes]:

@@ -1,4 +1,5 @@
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def request_of(clock: Clock, chunks: Sequence[tuple[float, bytes]], kind: str = 
 
 def patient(clock: Clock, max_body_bytes: int = 10**6) -> Bodies:
     return Bodies(
-        max_body_bytes=max_body_bytes, max_buffered_bytes=10**7, idle_timeout_s=5, body_timeout_s=10, clock=clock
+        max_body_bytes=max_body_bytes, max_buffered_bytes=10**8, idle_timeout_s=5, body_timeout_s=10, clock=clock
     )
 
 
@@ -115,6 +116,27 @@ async def test_a_body_that_trickles_is_given_up() -> None:
         with pytest.raises(Problem, match="longer than 10 s") as caught:
             await bodies.whole(request_of(clock, [(4, b"a")] * 5), hold)
     assert (caught.value.status, caught.value.reason) == (408, "BODY_TOO_SLOW")
+
+
+@pytest.mark.parametrize("kind", ["whole", "line", "part"])
+async def test_a_body_is_held_once(kind: str) -> None:
+    size, piece = 16 * 2**20, 64 * 1024
+    start, end = (PART.removesuffix(b"1\r\n"), b"\r\n--x--\r\n") if kind == "part" else (b"", b"")
+    chunks = [(0.0, start), *[(0.0, b"a" * piece)] * (size // piece), (0.0, end)]
+    clock = Clock()
+    bodies = patient(clock, max_body_bytes=size)
+    with bodies.hold() as hold:
+        request = request_of(clock, chunks, "multipart/form-data; boundary=x")
+        tracemalloc.start()
+        if kind == "whole":
+            assert len(await bodies.whole(request, hold)) == size
+        elif kind == "line":
+            assert [len(line) async for line in bodies.lines(request, hold)] == [size]
+        else:
+            assert [len(part.data) async for part in bodies.parts(request, hold)] == [size]
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 async def test_a_stream_may_take_as_long_as_its_items_do() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from structlog.testing import capture_logs
 
 from saccade.embedder.v1 import embedder_service_pb2 as embedder_pb
 from saccade.ingest.v1 import ingest_service_pb2 as ingest_pb
@@ -122,6 +123,20 @@ async def test_a_body_is_not_read_for_those_who_may_not_send_it(tmp_path: Path, 
             refused = await gateway.http.post("/v1/collections/c/images", content=unread(), headers=headers)
             assert (refused.status_code, refused.json()["reason"]) == (403, reason)
     assert read == []
+
+
+async def test_a_refused_change_is_in_the_audit_log(tmp_path: Path, keys: Keys) -> None:
+    caller = keys.make("other", "write", "d")
+    async with running_gateway(tmp_path / "objects", authenticator=keys.authenticator()) as gateway:
+        with capture_logs() as logs:
+            await gateway.http.delete("/v1/collections/c/images/a", headers=caller)
+            await gateway.http.delete("/v1/collections/d/images/a", headers=caller)
+            await gateway.http.get("/v1/collections/c", headers=caller)
+    found = [line for line in logs if line["event"] == "audit"]
+    assert [(line["principal"], line["collections"], line["outcome"]) for line in found] == [
+        ("other", ["c"], "PERMISSION_DENIED")
+    ]
+    assert [line.get("caller") for line in logs if line["event"] == "request"] == ["key 'other'"] * 3
 
 
 async def test_answers_are_cut_to_what_a_caller_may_see(tmp_path: Path, keys: Keys) -> None:
