@@ -12,13 +12,16 @@ from structlog.testing import capture_logs
 
 from saccade import ApiError, AsyncClient
 from saccade.credentials import tls_credentials
+from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from saccade.keys import create_key
 from services.common.access.credentials import PLAIN, PeerCredentials
 from services.common.access.settings import PeerSettings
 from services.common.embedder_client import EmbedderClient
-from services.common.errors import FailedPrecondition, Unauthenticated, Unavailable
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.rpc import Server
 from services.common.settings import GrpcSettings
+from services.gateway.backends import INGEST, Backends
+from services.gateway.problems import Problem
 from tests.integration.access_support import Authority, Services, serving
 
 PEER: Final = "ingest.saccade.internal"
@@ -106,7 +109,7 @@ async def test_services_know_each_other_by_certificate_or_by_secret(tmp_path: Pa
         await ask(services, peer(tmp_path, "stranger", key))
         assert services.reached == ["GetModel"] * 3
         for wrong in (peer(tmp_path, "stranger"), peer(tmp_path, PEER, "w" * 40)):
-            with pytest.raises(Unauthenticated):
+            with pytest.raises(Unavailable, match="does not know this service"):
                 await ask(services, wrong)
         assert services.reached == ["GetModel"] * 3
 
@@ -181,3 +184,24 @@ def test_what_a_service_shows_is_read_from_its_settings(tmp_path: Path, authorit
     ):
         with pytest.raises(FailedPrecondition):
             wrong.channel_credentials()
+
+
+async def test_the_gateway_calls_over_tls_and_shows_what_its_caller_shows(tmp_path: Path, authority: Authority) -> None:
+    keys_file = tmp_path / "keys.json"
+    key, _ = create_key(keys_file, "someone", scope="read", collections=["*"])
+    access = {"auth": "keys", "keys_file": str(keys_file), "tls_peer_names": PEER}
+    async with serving(tls(tmp_path, mutual=True, **access)) as services:
+        targets = {
+            name.removesuffix("Service").lower(): f"dns:///127.0.0.1:{port}" for name, port in services.ports.items()
+        }
+        backends = Backends(**targets, peer=peer(tmp_path, "stranger"))
+        try:
+            assert await backends.readiness() == dict.fromkeys(("embedder", "ingest", "query"), True)
+            request = ingest.GetImageRequest(collection="c", id="i")
+            await backends.call(INGEST, "GetImage", request, 30, (("authorization", f"Bearer {key}"),))
+            with pytest.raises(Problem) as caught:
+                await backends.call(INGEST, "GetImage", request, 30)
+            assert caught.value.status == 401
+            assert caught.value.reason == "CREDENTIAL_MISSING"
+        finally:
+            await backends.close()
