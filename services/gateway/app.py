@@ -53,7 +53,7 @@ def routed(settings: GatewaySettings, backends: Backends, objects: LocalObjects 
     )
     timeouts = Timeouts(settings.default_timeout_s, settings.max_timeout_s, settings.stream_timeout_s)
     app.include_router(Rest(backends, bodies, timeouts).router())
-    app.include_router(pages_router(backends, objects, _origins(settings)))
+    app.include_router(pages_router(backends, objects, _origins(settings), bodies))
     app.mount("/static", Static(directory=static_folder()), name="static")
     app.mount("/docs/ui", Static(directory=api_page_files()), name="api-page")
     for kind in (SaccadeError, Problem, RequestValidationError, HTTPException):

@@ -12,11 +12,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from services.common.errors import NotFound
 from services.common.objects import LocalObjects
 from services.gateway.backends import Backends
+from services.gateway.bodies import Bodies
 from services.gateway.openapi import openapi_document
 
 __all__ = ["Static", "api_page_files", "pages_router", "picture_origins", "static_folder"]
@@ -88,8 +89,21 @@ def _document() -> bytes:
     return json.dumps(openapi_document(), ensure_ascii=False).encode()
 
 
-def pages_router(backends: Backends, objects: LocalObjects | None, origins: tuple[str, ...]) -> APIRouter:
-    """Their routes; pictures on the web page may come from `origins`."""
+class _Held(Response):
+    """A response whose body counts among those that are held in memory, until its reader has all of it."""
+
+    bodies: Bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.bodies.hold() as hold:
+            hold.grow(len(self.body))
+            await super().__call__(scope, receive, send)
+
+
+def pages_router(
+    backends: Backends, objects: LocalObjects | None, origins: tuple[str, ...], bodies: Bodies
+) -> APIRouter:
+    """Their routes; pictures on the web page may come from `origins`, and local ones are held as `bodies` allow."""
     router = APIRouter(include_in_schema=False)
     sources = ("'self'", "data:", "blob:", *origins)
     page_csp = (
@@ -124,7 +138,9 @@ def pages_router(backends: Backends, objects: LocalObjects | None, origins: tupl
             request.path_params["key"], query.get("expires", ""), query.get("signature", "")
         )
         shown = "inline" if media_type.startswith("image/") else "attachment"
-        return Response(data, media_type=media_type, headers=_OBJECT_HEADERS | {"Content-Disposition": shown})
+        response = _Held(data, media_type=media_type, headers=_OBJECT_HEADERS | {"Content-Disposition": shown})
+        response.bodies = bodies
+        return response
 
     for path, endpoint in (
         ("/", page),

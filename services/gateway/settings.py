@@ -63,7 +63,9 @@ class GatewaySettings(CommonSettings, ObjectSettings, AccessSettings, PeerSettin
     max_head_bytes: int = Field(64 * KIB, ge=KIB, description="Longest line and headers of a request; more get 431")
     max_headers: int = Field(100, ge=16, description="Most headers of a request; more get 431")
     max_body_bytes: int = Field(64 * MIB, ge=1, description="Longest request body; of images:stream, one item's part")
-    max_buffered_bytes: int = Field(512 * MIB, ge=1, description="Most bytes of bodies held at a time; more get 429")
+    max_buffered_bytes: int = Field(
+        512 * MIB, ge=1, description="Most bytes of bodies and local objects held at a time; more get 429"
+    )
     max_connections: int = Field(
         1000, ge=1, description="Most connections at a time; idle ones are closed for new ones, then more get 503"
     )

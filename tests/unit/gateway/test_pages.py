@@ -64,6 +64,16 @@ async def test_presigned_objects_are_served_so_that_they_never_run(gateway: Gate
     assert headers["cache-control"].startswith("private")
 
 
+async def test_objects_count_among_what_is_held_in_memory(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, max_buffered_bytes=100) as gateway:
+        for key, size in (("small", 100), ("large", 101)):
+            await gateway.objects.put(key, bytes(size))
+        for _ in range(2):
+            assert (await gateway.http.get(await gateway.objects.presign("small"))).status_code == 200
+            refused = await gateway.http.get(await gateway.objects.presign("large"))
+            assert (refused.status_code, refused.json()["reason"]) == (429, "OVERLOADED")
+
+
 async def test_only_pictures_are_shown_by_browsers(gateway: Gateway) -> None:
     stored = {"page": b"<script>alert(1)</script>", "svg": b"<svg onload='alert(1)'/>", "record.json": b"{}"}
     for key, data in stored.items():
