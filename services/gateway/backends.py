@@ -9,11 +9,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from saccade.channel import BULK_METADATA, BYTES_KEY
 from saccade.embedder.v1 import embedder_service_pb2
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from saccade.ingest.v1 import ingest_service_pb2
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1 import query_service_pb2
+from saccade.query.v1.query_service_pb2 import SEARCH_LANE_BULK, SearchRequest
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
 from services.common.access.credentials import PLAIN, PeerCredentials
 from services.common.errors import Unavailable
@@ -62,7 +64,7 @@ class Backends:
         """Make a unary call."""
         made = getattr(self._stubs[service.full_name], rpc)
         try:
-            answer: Message = await made(request, timeout=timeout_s, metadata=metadata)
+            answer: Message = await made(request, timeout=timeout_s, metadata=(*metadata, *_told_of(request)))
         except grpc.RpcError as exc:
             raise problem_of(exc, what=_NAMES[service.full_name]) from exc
         return answer
@@ -108,3 +110,9 @@ class Backends:
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _told_of(request: Message) -> Metadata:
+    """What a service is to know of a call before it reads the request: its length, and whether it may wait."""
+    lane = BULK_METADATA if isinstance(request, SearchRequest) and request.lane == SEARCH_LANE_BULK else ()
+    return ((BYTES_KEY, str(request.ByteSize())), *lane)

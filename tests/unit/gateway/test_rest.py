@@ -374,3 +374,12 @@ async def test_a_caller_who_goes_away_ends_the_call(gateway: Gateway) -> None:
     }
     await transport.app(scope, receive, send)  # type: ignore[arg-type]
     await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_services_know_a_calls_length_and_lane_before_they_read_it(gateway: Gateway) -> None:
+    await gateway.http.post("/v1/collections/c/images", files={"file": ("a", bytes(1000))})
+    await gateway.http.get("/v1/collections/c/search", params={"text": "a", "lane": "bulk"})
+    await gateway.http.get("/v1/collections/c/search", params={"text": "a"})
+    for request, told in zip(gateway.recorder.requests, gateway.recorder.metadata, strict=True):
+        assert told["saccade-bytes"] == str(request.ByteSize())
+    assert [told.get("saccade-lane") for told in gateway.recorder.metadata] == [None, "bulk", None]
