@@ -41,6 +41,7 @@ class Offer:
         warm_s: Calls that begin sooner do not count.
         timeout_s: Deadline of each call.
         first: The first call's number.
+        metadata: Of each call.
     """
 
     address: str
@@ -53,6 +54,7 @@ class Offer:
     rate: float = 0.0
     timeout_s: float = 10.0
     first: int = 0
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -81,7 +83,9 @@ def encode(offer: Offer) -> str:
 def decode(line: str) -> Offer:
     """What `encode` wrote."""
     plain = json.loads(line)
-    return Offer(**(plain | {"requests": tuple(base64.b64decode(request) for request in plain["requests"])}))
+    requests = tuple(base64.b64decode(request) for request in plain["requests"])
+    metadata = tuple((key, value) for key, value in plain["metadata"])
+    return Offer(**(plain | {"requests": requests, "metadata": metadata}))
 
 
 class _Caller:
@@ -107,7 +111,7 @@ class _Caller:
         counts = self._running_s >= self._offer.warm_s
         began = time.monotonic()
         try:
-            await self._method(self._next_request(), timeout=self._offer.timeout_s)
+            await self._method(self._next_request(), timeout=self._offer.timeout_s, metadata=self._offer.metadata)
         except grpc.aio.AioRpcError as exc:
             if counts:
                 if exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -168,7 +172,7 @@ async def _run(offer: Offer) -> Outcome:
 
 def _main() -> None:
     outcome = asyncio.run(_run(decode(sys.stdin.readline())))
-    json.dump(asdict(outcome), sys.stdout)
+    json.dump(vars(outcome), sys.stdout)
 
 
 if __name__ == "__main__":

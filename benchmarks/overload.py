@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.offering import NUMBER, Offer, Outcome, encode
 from saccade import calls
+from saccade.channel import BYTES_KEY
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
 from services.stack import gallery
 from services.stack.settings import StackSettings
@@ -167,14 +168,9 @@ class Overload:
         picture = data if isinstance(data, bytes) else Path(data).read_bytes()
         searches = tuple(calls.search(gallery.COLLECTION, text=words).request.SerializeToString() for words in TEXTS)
         search = Offer(self._stack.query, SEARCH, searches, "closed", 0.0, timeout_s=DEADLINE_S)
-        create = Offer(
-            self._stack.ingest,
-            CREATE,
-            (_new_image("singles", picture).SerializeToString(),),
-            "closed",
-            0.0,
-            timeout_s=DEADLINE_S,
-        )
+        single = _new_image("singles", picture).SerializeToString()
+        told = ((BYTES_KEY, str(len(single))),)
+        create = Offer(self._stack.ingest, CREATE, (single,), "closed", 0.0, timeout_s=DEADLINE_S, metadata=told)
         searching = self._loaded("search", search)
         people = self._people(search, searching.capacity_per_s * PEOPLE, picture)
         with self._stack.client(600) as client:

@@ -3,10 +3,12 @@
 import json
 from typing import Final
 
-__all__ = ["BULK_METADATA", "LANE_KEY", "MAX_MESSAGE_BYTES", "PEOPLE_KEY", "channel_options"]
+__all__ = ["BULK_METADATA", "BYTES_KEY", "LANE_KEY", "MAX_MESSAGE_BYTES", "PEOPLE_KEY", "channel_options"]
 
 LANE_KEY: Final = "saccade-lane"
 """Metadata by which a service knows a call's lane before it has read the request: absent, or `bulk`."""
+BYTES_KEY: Final = "saccade-bytes"
+"""Metadata by which a service knows how long a request is, at most, before it has read it."""
 PEOPLE_KEY: Final = "saccade-people"
 """Metadata by which the embedder tells those who ask for bulk work that people are waiting too."""
 BULK_METADATA: Final = ((LANE_KEY, "bulk"),)

@@ -21,10 +21,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from saccade import calls, job_calls
-from saccade.channel import BULK_METADATA, channel_options
+from saccade.channel import BULK_METADATA, BYTES_KEY, channel_options
 from saccade.credentials import bearer
 from saccade.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from saccade.errors import ApiError, api_error
+from saccade.ingest.v1.ingest_service_pb2 import CreateImageRequest
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1.query_service_pb2 import SEARCH_LANE_BULK, SearchRequest
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
@@ -104,9 +105,13 @@ class _Base:
         return partial(self._stubs["ingest"].StreamImages, metadata=self._shown)
 
     def _shown_with(self, request: Any) -> tuple[tuple[str, str], ...]:
-        """What a service is to know of a call before it reads the request: who makes it, and in which lane."""
-        bulk = isinstance(request, SearchRequest) and request.lane == SEARCH_LANE_BULK
-        return (*self._shown, *(BULK_METADATA if bulk else ()))
+        """What a service is to know of a call before it reads the request: who makes it, its lane, and its length."""
+        told = self._shown
+        if isinstance(request, SearchRequest) and request.lane == SEARCH_LANE_BULK:
+            told = (*told, *BULK_METADATA)
+        if isinstance(request, CreateImageRequest):
+            told = (*told, (BYTES_KEY, str(request.ByteSize())))
+        return told
 
     def _method(self, call: calls.Call[Any]) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(self._stubs[call.service], call.method)

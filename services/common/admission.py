@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from saccade.channel import LANE_KEY
+from saccade.channel import BYTES_KEY, LANE_KEY
 from services.common.budget import ByteBudget
 from services.common.domain import Lane
 from services.common.errors import InvalidArgument, Overloaded
@@ -23,6 +23,8 @@ from services.common.status import code_of, to_status
 
 __all__ = ["Admission", "AdmissionInterceptor"]
 
+# Of a number that may be meant; Python takes long to read a very long one.
+_DIGITS: Final = 20
 # A request that has not arrived after so long holds its place no longer, in seconds.
 _READ_S: Final = 30.0
 # How often the event loop's lateness is looked at, and how often gates are told, in seconds.
@@ -39,7 +41,8 @@ class Admission:
     Attributes:
         gate: Theirs; several methods may share one.
         budget: Of the bytes of requests in hand; None: they are small.
-        largest: Bytes that a request is taken to have until it is read, where there is a budget.
+        largest: Most bytes of a request where there is a budget; it is taken to have so many, or as many as its
+            metadata say, until it is read.
         is_bulk: Whether a request says of itself that it is bulk work; those whose metadata does not.
     """
 
@@ -92,8 +95,9 @@ class AdmissionInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not handler.unary_unary:
             return handler
         # On the wire a call with one request is a stream of one; so it is ours to say when it is read.
+        longest = _longest(handler_call_details, admission.largest)
         return grpc.stream_unary_rpc_method_handler(
-            _admitted(admission, lane, handler), response_serializer=handler.response_serializer
+            _admitted(admission, lane, longest, handler), response_serializer=handler.response_serializer
         )
 
     async def _watch(self) -> None:
@@ -110,13 +114,13 @@ class AdmissionInterceptor(grpc.aio.ServerInterceptor):
                 latest, told_at = 0.0, now
 
 
-def _admitted(admission: Admission, lane: Lane, handler: Any) -> Callable[..., Awaitable[Any]]:
+def _admitted(admission: Admission, lane: Lane, longest: int, handler: Any) -> Callable[..., Awaitable[Any]]:
     async def behaviour(_requests: object, context: _Context) -> Any:
         try:
             async with AsyncExitStack() as held:
                 left_s = context.time_remaining()
                 await held.enter_async_context(admission.gate.entered(lane, left_s=left_s))
-                request = await _read(admission, handler, context, held)
+                request = await _read(admission, longest, handler, context, held)
                 if lane is Lane.INTERACTIVE and admission.is_bulk(request):
                     await held.aclose()
                     left_s = context.time_remaining()
@@ -131,21 +135,29 @@ def _admitted(admission: Admission, lane: Lane, handler: Any) -> Callable[..., A
     return behaviour
 
 
-async def _read(admission: Admission, handler: Any, context: _Context, held: AsyncExitStack) -> Any:
+async def _read(admission: Admission, longest: int, handler: Any, context: _Context, held: AsyncExitStack) -> Any:
     if admission.budget is not None:
-        share = await admission.budget.take(admission.largest)
+        share = await admission.budget.take(longest)
         held.callback(share.release)
     async with asyncio.timeout(_READ_S):
         data = await context.read()
     if data is grpc.aio.EOF:
         raise InvalidArgument("the call has no request")
     if admission.budget is not None:
+        # One that is too long by right is told so further in.
+        if longest < min(len(data), admission.largest):
+            raise InvalidArgument(f"the request has {len(data)} bytes, and its metadata say {longest}")
         share.shrink(len(data))
     try:
         return handler.request_deserializer(data)
     # Whatever a parser says to bytes of a stranger.
     except Exception as exc:
         raise InvalidArgument("the request can not be read: it is no message of this call") from exc
+
+
+def _longest(details: grpc.HandlerCallDetails, largest: int) -> int:
+    told = next((value for key, value in details.invocation_metadata or () if key == BYTES_KEY), "")
+    return min(int(told), largest) if isinstance(told, str) and told.isdecimal() and len(told) < _DIGITS else largest
 
 
 def _lane(details: grpc.HandlerCallDetails) -> Lane:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from saccade.channel import BULK_METADATA, MAX_MESSAGE_BYTES
+from saccade.channel import BULK_METADATA, BYTES_KEY, MAX_MESSAGE_BYTES
 from saccade.embedder.v1 import embedder_service_pb2 as pb
 from saccade.embedder.v1 import embedder_service_pb2_grpc as pb_grpc
 from saccade.errors import api_error
@@ -112,6 +112,25 @@ async def test_what_waits_is_not_read() -> None:
         assert budget.held_bytes < 2 * SEEN_BYTES
         servicer.leave.set()
         assert [(await call).fingerprint for call in (inside, waiting)] == ["f", "f"]
+    assert budget.held_bytes == 0
+
+
+async def test_a_request_takes_as_much_as_it_says_until_it_is_read() -> None:
+    gate, budget = Gate("test", places=4, waiting=0), ByteBudget("test", 64 * SEEN_BYTES)
+    async with serving(Admission(gate, budget, largest=32 * SEEN_BYTES)) as (servicer, stub, channel):
+        method = "/saccade.embedder.v1.EmbedderService/EmbedTexts"
+        # It says its length, and does not come.
+        slow: Any = channel.stream_unary(method)(timeout=60, metadata=((BYTES_KEY, str(SEEN_BYTES)),))
+        await until(lambda: budget.held_bytes == SEEN_BYTES)
+        silent: Any = channel.stream_unary(method)(timeout=60, metadata=((BYTES_KEY, "many"),))
+        await until(lambda: budget.held_bytes == 33 * SEEN_BYTES)
+        slow.cancel()
+        silent.cancel()
+        await until(lambda: budget.held_bytes == 0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.EmbedTexts(texts("a" * 100), timeout=60, metadata=((BYTES_KEY, "50"),))
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert servicer.begun == 0
     assert budget.held_bytes == 0
 
 
