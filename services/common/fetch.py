@@ -2,7 +2,8 @@
 
 A service that fetches for strangers could be sent to its own neighbours (server-side request forgery). So the host is
 resolved here, every one of its addresses must be public, and the connection goes to the very address that was checked:
-a name that resolves differently a moment later changes nothing. Every redirect is checked anew.
+a name that resolves differently a moment later changes nothing. Every redirect is checked anew. What comes is read on
+only where it begins like a picture, whatever the answer calls it: nobody reads a neighbour's pages by this.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import httpx
 
 from services.common.deadline import time_left_s
 from services.common.errors import DeadlineExceeded, InvalidArgument, InvalidImage, SaccadeError, Unavailable
+from services.common.images import begins_like_an_image
 
 __all__ = ["FetchLimits", "ImageFetcher", "is_public"]
 
@@ -26,8 +28,10 @@ _Address = IPv4Address | IPv6Address
 _MAX_URL_CHARS: Final = 4_096
 _MAX_ADDRESSES_TRIED: Final = 3
 _MAX_PORT: Final = 65_535
+_PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_MEDIA_TYPES: Final = ("application/octet-stream", "binary/octet-stream")
+# Of the formats that are read, the longest beginning that tells one.
+_SNIFFED_BYTES: Final = 12
 _HEADERS: Final = {
     "Accept": "image/*, application/octet-stream;q=0.5",
     # A compressed answer could unpack into far more bytes than were counted.
@@ -38,7 +42,10 @@ _HEADERS: Final = {
 # that reach private IPv4 addresses through a gateway or a translator, or are routed by nobody.
 _REFUSED: Final = tuple(
     ipaddress.ip_network(network)
-    for network in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "fec0::/10", "2002::/16", "2001::/32")
+    for network in (
+        *("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "fec0::/10", "2002::/16", "2001::/32"),
+        *("64:ff9b:1::/48", "3fff::/20", "5f00::/16"),
+    )
 )
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -51,6 +58,8 @@ class FetchLimits:
     timeout_s: float = 20.0
     max_redirects: int = 5
     max_connections: int = 32
+    ports: frozenset[int] | None = frozenset({80, 443})
+    """Ports that are asked; None: any."""
 
 
 def is_public(address: str) -> bool:
@@ -101,8 +110,8 @@ class ImageFetcher:
         """The bytes behind an address. Whether they are a picture is for the caller to see.
 
         Raises:
-            InvalidArgument: the address is malformed, not public or of an unknown host, or what it gives is refused:
-                status 4xx, a type that is no image, too many redirects; `field` is named.
+            InvalidArgument: the address is malformed, not public or of an unknown host or port, or what it gives is
+                refused: status 4xx, what does not begin like an image, too many redirects; `field` is named.
             InvalidImage: reason IMAGE_TOO_LARGE.
             Unavailable: the host does not answer, or answers with 429 or 5xx.
             DeadlineExceeded: it took longer than the limit or than the call has left.
@@ -115,6 +124,8 @@ class ImageFetcher:
             raise DeadlineExceeded(
                 f"the address did not give the image within {limit_s:.0f} s", field=field, reason="URL_TIMEOUT"
             ) from exc
+        except httpx.InvalidURL as exc:
+            raise _refused("this is not a web address", field, "URL_MALFORMED") from exc
         except httpx.HTTPError as exc:
             raise Unavailable(
                 f"the address can not be read ({str(exc) or type(exc).__name__})", field=field, reason="URL_UNREACHABLE"
@@ -137,7 +148,11 @@ class ImageFetcher:
 
     async def _get(self, url: httpx.URL, field: str) -> httpx.Response:
         """The answer's head, from the first of the host's addresses that takes a connection."""
-        addresses = await self._resolve(url, field)
+        port = url.port or _PORTS[url.scheme]
+        if self._limits.ports is not None and port not in self._limits.ports:
+            allowed = ", ".join(map(str, sorted(self._limits.ports)))
+            raise _refused(f"addresses are fetched from the ports {allowed}, not from {port}", field, "URL_PORT")
+        addresses = await self._resolve(url, port, field)
         for address in addresses[:-1]:
             try:
                 return await self._get_from(address, url)
@@ -155,10 +170,9 @@ class ImageFetcher:
         )
         return await self._client.send(request, stream=True)
 
-    async def _resolve(self, url: httpx.URL, field: str) -> list[str]:
+    async def _resolve(self, url: httpx.URL, port: int, field: str) -> list[str]:
         """The host's addresses, each once; InvalidArgument if one of them is not public."""
         host = url.raw_host.decode("ascii")
-        port = url.port or (443 if url.scheme == "https" else 80)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as exc:
@@ -185,19 +199,21 @@ class ImageFetcher:
             raise Unavailable(f"the address answered with status {status}", field=field, reason="URL_STATUS")
         if status != httpx.codes.OK:
             raise _refused(f"the address answered with status {status} instead of an image", field, "URL_STATUS")
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind and not kind.startswith("image/") and kind not in _MEDIA_TYPES:
-            raise _refused(f"the address gives {kind[:100]!r}, not an image", field, "URL_CONTENT_TYPE")
         if response.headers.get("content-encoding", "identity").lower() not in {"identity", ""}:
             raise _refused("the address gives a compressed answer that was not asked for", field, "URL_CONTENT_TYPE")
         length = response.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > self._limits.max_bytes:
             raise self._too_large(field)
         data = bytearray()
+        sniffed = False
         async for chunk in response.aiter_raw():
             data += chunk
             if len(data) > self._limits.max_bytes:
                 raise self._too_large(field)
+            if not sniffed and len(data) >= _SNIFFED_BYTES:
+                sniffed = True
+                _check_begins_like_an_image(data, response, field)
+        _check_begins_like_an_image(data, response, field)
         return bytes(data)
 
     def _too_large(self, field: str) -> InvalidImage:
@@ -206,6 +222,13 @@ class ImageFetcher:
             field=field,
             reason="IMAGE_TOO_LARGE",
         )
+
+
+def _check_begins_like_an_image(data: bytearray, response: httpx.Response, field: str) -> None:
+    if not begins_like_an_image(bytes(data[:_SNIFFED_BYTES])):
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        called = f" but something called {kind[:100]!r}" if kind and not kind.startswith("image/") else ""
+        raise _refused(f"the address gives no JPEG, PNG, WebP, GIF, BMP or TIFF{called}", field, "URL_CONTENT_TYPE")
 
 
 def _refused(message: str, field: str, reason: str) -> SaccadeError:

@@ -21,7 +21,7 @@ from services.common.location import check_metadata, orientation_of
 from services.common.location.gif import has_more_frames_than
 from services.common.pixel_room import PixelRoom
 
-__all__ = ["ImageInfo", "ImageLimits", "decode", "decoded", "probe", "thumbnail"]
+__all__ = ["ImageInfo", "ImageLimits", "begins_like_an_image", "decode", "decoded", "probe", "thumbnail"]
 
 # Pillow's own guard is one number for the whole process, and warns before it refuses. Every picture is opened here,
 # and here its declared size is held against the caller's limits before a pixel is decoded.
@@ -157,7 +157,7 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
             field=field,
             reason="IMAGE_TOO_LARGE",
         )
-    if not _is_known(data):
+    if not begins_like_an_image(data):
         raise InvalidImage(_what_it_is_instead(data), field=field, reason="IMAGE_FORMAT")
     try:
         # First, for the decoders would take what is made to exhaust them.
@@ -180,7 +180,8 @@ def _opened(data: bytes, limits: ImageLimits, field: str) -> Iterator[Image.Imag
         raise InvalidImage("the image is damaged and can not be decoded", field=field) from exc
 
 
-def _is_known(data: bytes) -> bool:
+def begins_like_an_image(data: bytes) -> bool:
+    """Whether the first 12 bytes are those of a format that is read."""
     return data.startswith(_MAGIC) or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
 
 

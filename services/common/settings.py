@@ -126,12 +126,20 @@ class FetchSettings(ImageSettings):
     )
     fetch_timeout_s: float = Field(20.0, gt=0, description="Longest that fetching one address may take")
     fetch_redirects: int = Field(5, ge=0, le=20, description="Most redirects that are followed")
+    fetch_ports: str = Field(
+        "80,443",
+        pattern=r"^\d{1,5}(,\d{1,5})*$",
+        description="Ports that addresses are fetched from, divided by commas; any where private addresses are fetched",
+    )
 
     @property
     def fetch_limits(self) -> FetchLimits:
         """The same, for those who fetch."""
         return FetchLimits(
-            max_bytes=self.max_image_bytes, timeout_s=self.fetch_timeout_s, max_redirects=self.fetch_redirects
+            max_bytes=self.max_image_bytes,
+            timeout_s=self.fetch_timeout_s,
+            max_redirects=self.fetch_redirects,
+            ports=None if self.allow_private_urls else frozenset(map(int, self.fetch_ports.split(","))),
         )
 
 

@@ -15,8 +15,8 @@ from services.common.deadline import call_deadline
 from services.common.errors import DeadlineExceeded, InvalidArgument, InvalidImage, SaccadeError, Unavailable
 from services.common.fetch import FetchLimits, ImageFetcher, is_public
 
-BODY = b"\x89PNG and so on"
-LIMITS = FetchLimits(max_bytes=1_000, timeout_s=10.0, max_redirects=2)
+BODY = b"\x89PNG\r\n\x1a\nand so on"
+LIMITS = FetchLimits(max_bytes=1_000, timeout_s=10.0, max_redirects=2, ports=None)
 
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
@@ -100,7 +100,7 @@ async def refusal(fetcher: ImageFetcher, url: str) -> SaccadeError:
     return caught.value
 
 
-@pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", ""])
+@pytest.mark.parametrize("kind", ["image/png", "IMAGE/JPEG; q=1", "application/octet-stream", "", "text/html"])
 async def test_a_picture_comes_as_it_is(fetcher: ImageFetcher, kind: str) -> None:
     async with site(answer(kind=kind)) as here:
         assert await fetcher.fetch(f"{here.url}/a.png?size=1#part") == BODY
@@ -263,9 +263,12 @@ async def test_the_next_address_is_tried_where_one_takes_no_connection(
         (answer(status="204 No Content", body=b""), InvalidArgument, "URL_STATUS"),
         (answer(status="503 Service Unavailable"), Unavailable, "URL_STATUS"),
         (answer(status="429 Too Many Requests"), Unavailable, "URL_STATUS"),
-        (answer(kind="text/html; charset=utf-8"), InvalidArgument, "URL_CONTENT_TYPE"),
+        (answer(b"<html>" * 9, kind="text/html; charset=utf-8"), InvalidArgument, "URL_CONTENT_TYPE"),
+        (answer(b"<html>" * 9, kind="image/png"), InvalidArgument, "URL_CONTENT_TYPE"),
+        (answer(b"root:x:0:0", kind="image/png"), InvalidArgument, "URL_CONTENT_TYPE"),
+        (answer(b""), InvalidArgument, "URL_CONTENT_TYPE"),
         (answer(gzip.compress(BODY), headers=("Content-Encoding: gzip",)), InvalidArgument, "URL_CONTENT_TYPE"),
-        (answer(b"x" * 1_001), InvalidImage, "IMAGE_TOO_LARGE"),
+        (answer(BODY + b"x" * 1_001), InvalidImage, "IMAGE_TOO_LARGE"),
     ],
 )
 async def test_bad_answers(fetcher: ImageFetcher, handler: Handler, kind: type[SaccadeError], reason: str) -> None:
@@ -279,7 +282,7 @@ async def test_a_body_of_unknown_length_is_cut_off_at_the_limit(fetcher: ImageFe
 
     async def endless(_: str, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + BODY)
         while not writer.is_closing():
             writer.write(b"x" * 10_000)
             sent += 10_000
@@ -298,7 +301,7 @@ async def test_a_host_that_stalls(start: bytes) -> None:
         writer.write(start)
         await done.wait()
 
-    fetcher = ImageFetcher(FetchLimits(timeout_s=0.2), allow_private=True)
+    fetcher = ImageFetcher(FetchLimits(timeout_s=0.2, ports=None), allow_private=True)
     async with site(stall) as here:
         error = await refusal(fetcher, here.url)
         done.set()
@@ -308,13 +311,13 @@ async def test_a_host_that_stalls(start: bytes) -> None:
 
 async def test_a_drip_does_not_outlast_the_whole_limit() -> None:
     async def drip(_: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + BODY)
         for _i in range(200):
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.02)
 
-    fetcher = ImageFetcher(FetchLimits(timeout_s=0.3), allow_private=True)
+    fetcher = ImageFetcher(FetchLimits(timeout_s=0.3, ports=None), allow_private=True)
     async with site(drip) as here:
         assert (await refusal(fetcher, here.url)).reason == "URL_TIMEOUT"
     await fetcher.close()
@@ -339,7 +342,7 @@ async def test_nobody_listens(fetcher: ImageFetcher) -> None:
     assert (type(error), error.reason) == (Unavailable, "URL_UNREACHABLE")
 
 
-@pytest.mark.parametrize("text", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort"])
+@pytest.mark.parametrize("text", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n" + BODY])
 async def test_a_broken_answer(fetcher: ImageFetcher, text: bytes) -> None:
     async def handler(_: str, writer: asyncio.StreamWriter) -> None:
         writer.write(text)
