@@ -3,7 +3,7 @@
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, TypeVar
 
@@ -25,7 +25,16 @@ from tests.unit.common.vectors.filter_model import (
     segment_rows,
 )
 
-__all__ = ["Expected", "expected_of", "random_filter"]
+__all__ = [
+    "IMAGES",
+    "SEGMENTS",
+    "Expected",
+    "expected_of",
+    "image_in_copy",
+    "in_copy",
+    "random_filter",
+    "segment_in_copy",
+]
 
 Message = types_pb2.Filter
 MAX_LEVELS: Final = 12
@@ -121,7 +130,7 @@ class _Maker:
         return Message(tags=Message.Tags(names=names, all=self.random.random() < 0.5, min_confidence=least))
 
     def _ids(self) -> Message:
-        return Message(ids=Message.Ids(ids=[self.random.choice(_IMAGES).id for _ in range(self.random.randint(1, 5))]))
+        return Message(ids=Message.Ids(ids=[self.random.choice(IMAGES).id for _ in range(self.random.randint(1, 5))]))
 
     def _within(self) -> Message:
         x0, y0 = self.random.choice((0.0, 0.1, 0.3)), self.random.choice((0.0, 0.1, 0.05))
@@ -181,9 +190,43 @@ def expected_of(seed: int) -> Expected:
     except InvalidArgument as refused:
         assert refused.reason == "FILTER_TOO_LARGE", refused
         return expected_of(seed + 1_000_000)
-    rows = _IMAGES if target is FilterTarget.IMAGES else _SEGMENTS
+    rows: Sequence[ImageRow | SegmentRow] = IMAGES if target is FilterTarget.IMAGES else SEGMENTS
     return Expected(message, target, where, tuple(sorted(row.id for row in rows if passes(message, row, target))))
 
 
-_IMAGES: Final[Sequence[ImageRow | SegmentRow]] = image_rows()
-_SEGMENTS: Final[Sequence[ImageRow | SegmentRow]] = segment_rows()
+def image_in_copy(row: ImageRow, copy: int) -> ImageRow:
+    """The row as it stands in a copy of all rows."""
+    return replace(row, id=_id_in_copy(row.id, copy))
+
+
+def segment_in_copy(row: SegmentRow, copy: int) -> SegmentRow:
+    """The row as it stands in a copy of all rows."""
+    return replace(row, image_id=_id_in_copy(row.image_id, copy))
+
+
+def in_copy(message: Message, copy: int) -> Message:
+    """A filter that means of a copy's rows what `message` means of the rows."""
+    moved = Message()
+    moved.CopyFrom(message)
+    _move(moved, copy)
+    return moved
+
+
+def _move(message: Message, copy: int) -> None:
+    match message.WhichOneof("kind"):
+        case "all" | "any" as kind:
+            for inner in getattr(message, kind).filters:
+                _move(inner, copy)
+        case "negated":
+            _move(message.negated, copy)
+        case "ids":
+            message.ids.ids[:] = [_id_in_copy(each, copy) for each in message.ids.ids]
+
+
+def _id_in_copy(image_id: str, copy: int) -> str:
+    return f"{copy}.{image_id}"
+
+
+IMAGES: Final = image_rows()
+# One segment of each image, the first of one and the second of the next.
+SEGMENTS: Final = [row for at, row in enumerate(segment_rows()) if at % 2 == at // 2 % 2]
