@@ -2,8 +2,10 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
@@ -13,13 +15,26 @@ from services.common.errors import InvalidArgument
 from services.common.records import check_image_id
 from services.common.vectors import MAX_METADATA_BYTES, indexed_size_bytes
 
-__all__ = ["MAX_METADATA_DEPTH", "NewImage", "check_metadata", "check_tags", "check_text", "new_image"]
+__all__ = [
+    "MAX_METADATA_DEPTH",
+    "NewImage",
+    "check_metadata",
+    "check_tags",
+    "check_text",
+    "check_visible",
+    "new_image",
+]
 
 MAX_METADATA_DEPTH: Final = 16
 MAX_SOURCE_CHARS: Final = 4_096
 MAX_TITLE_CHARS: Final = 2_000
 MAX_TAGS: Final = 64
 MAX_TAG_CHARS: Final = 64
+MAX_TAGS_GIVEN: Final = 4_096
+# Control characters, marks of direction and of no width, halves of characters, and lines' ends.
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Without these some scripts, and some emoji, are not written right.
+_JOINERS: Final = "\u200c\u200d"
 _MAX_PATH_CHARS: Final = 200
 # A message this much larger than the JSON that is allowed can not become so small: the worst, a digit in a list, takes
 # 11 bytes in the message and 2 in JSON.
@@ -70,8 +85,12 @@ def check_text(text: str, limit: int, path: str) -> str:
 
 def check_tags(tags: Iterable[str], path: str = "tags") -> tuple[str, ...]:
     """A person's words, stripped, each once, in their order."""
-    words: Sequence[str] = [tag.strip() for tag in tags]
+    given = list(islice(tags, MAX_TAGS_GIVEN + 1))
+    if len(given) > MAX_TAGS_GIVEN:
+        raise InvalidArgument(f"has more than {MAX_TAGS_GIVEN:,} tags; at most {MAX_TAGS} are taken", field=path)
+    words: Sequence[str] = [tag.strip() for tag in given]
     for i, word in enumerate(words):
+        check_visible(word, f"{path}[{i}]")
         if not 1 <= len(word) <= MAX_TAG_CHARS:
             raise InvalidArgument(
                 f"a tag has 1 to {MAX_TAG_CHARS} characters, this one has {len(word)}", field=f"{path}[{i}]"
@@ -80,6 +99,16 @@ def check_tags(tags: Iterable[str], path: str = "tags") -> tuple[str, ...]:
     if len(unique) > MAX_TAGS:
         raise InvalidArgument(f"has {len(unique)} tags; at most {MAX_TAGS} are taken", field=path)
     return unique
+
+
+def check_visible(word: str, path: str) -> str:
+    """The word itself, unless it holds what nobody sees: two such words would look like one, or be read backwards."""
+    for character in word:
+        if unicodedata.category(character) in _UNSEEN and character not in _JOINERS:
+            raise InvalidArgument(
+                f"holds the invisible character U+{ord(character):04X}; leave it out", field=path, reason="INVISIBLE"
+            )
+    return word
 
 
 def check_metadata(metadata: struct_pb2.Struct, path: str = "metadata") -> dict[str, Any]:

@@ -118,6 +118,7 @@ class JobRecord(_Record):
         failed: Items that could not be done.
         errors: The latest of those; of a repair, the latest differences.
         findings: Of a repair: differences found and repaired, by kind.
+        counted: The same when the cursor was last moved: what was found since is found again after an interruption.
         phase: What its kind remembers of how far it is.
         cursor: Item after which it goes on.
         target: Generation that it builds or goes back to, once that is settled.
@@ -138,6 +139,7 @@ class JobRecord(_Record):
     failed: int = 0
     errors: tuple[JobError, ...] = ()
     findings: dict[str, tuple[int, int]] = {}
+    counted: dict[str, tuple[int, int]] = {}
     phase: str = ""
     cursor: str = ""
     target: GenerationRecord | None = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from services.common.deadline import call_deadline
 from services.common.embedder_client import EmbedderClient
 from services.common.errors import SaccadeError
 from services.common.objects import ObjectStore
@@ -38,6 +39,12 @@ _ROWS_AT_ONCE: Final = 5_000
 _LOOKS_AT_ONCE: Final = 16
 _RESTORED_AT_ONCE: Final = 32
 _COUNTED_AT_ONCE: Final = 10_000
+# Phases: images are compared with an index that is there, or by themselves, or all have been.
+_IMAGES: Final = "images"
+_IMAGES_ALONE: Final = "images without an index"
+_COMPARED: Final = "compared"
+# How long the embedder is asked what it can do.
+_ASKED_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +95,16 @@ class Repair:
         """Compare, and mend unless it is a dry run; see JobBody."""
         await self._owning.claim(run)
         told = Told(run, mend=not run.job.params.get("dry_run"))
-        run.update(detail="looking at the generations of the index")
-        indexed = await self._generations.compare(told)
-        way = _Pass(told, await self._owning.look(run), indexed, await self._has_segmenter())
-        await self._settle_markers(way)
+        told.go_on()
+        segmenter = await self._has_segmenter()
+        if run.job.phase == "":
+            run.update(detail="looking at the generations of the index")
+            indexed = await self._generations.compare(told)
+            await self._settle_markers(_Pass(told, await self._owning.look(run), indexed, segmenter))
+            await told.come_to(phase=_IMAGES if indexed else _IMAGES_ALONE)
+        way = _Pass(told, await self._owning.look(run), run.job.phase != _IMAGES_ALONE, segmenter)
         accounted = await self._compare_images(way)
-        if indexed:
+        if way.indexed:
             await self._find_strangers(way, *accounted)
         drafts = await run.ask(self._objects.drafts, remove=told.mend)
         if drafts:
@@ -111,7 +122,8 @@ class Repair:
     async def _has_segmenter(self) -> bool:
         """Where the embedder is away nobody can tell, and images without segments are no finding."""
         try:
-            return bool((await self._embedder.get_model()).segmenter)
+            with call_deadline(_ASKED_S):
+                return bool((await self._embedder.get_model()).segmenter)
         except SaccadeError:
             return False
 
@@ -125,8 +137,8 @@ class Repair:
 
     async def _compare_images(self, way: _Pass) -> tuple[int, int]:
         """Go through what is stored; the image and segment rows that it accounts for, -1 where that is not known."""
-        run, name = way.told.run, way.record.name
-        if run.job.phase == "compared":
+        told, run, name = way.told, way.told.run, way.record.name
+        if run.job.phase == _COMPARED:
             return -1, -1
         whole, images, segments = not run.job.cursor, 0, 0
         if not run.job.total:
@@ -142,11 +154,13 @@ class Repair:
             for image_id in [facts.stored.id for facts in found if facts.retried and way.told.mend]:
                 await run.ask(self._mender.try_again, way.record, image_id)
             done = run.job.done + len(listed)
-            run.update(done=done, total=max(run.job.total, done), cursor=listed[-1].id)
+            fields = {"done": done, "total": max(run.job.total, done), "cursor": listed[-1].id}
             if differing:
-                # What is counted and how far that goes, together.
-                await run.save()
-        run.update(phase="compared", cursor="", total=run.job.done)
+                await told.come_to(**fields)
+            else:
+                run.update(**fields)
+        if way.indexed:
+            await told.come_to(phase=_COMPARED, cursor="", total=run.job.done)
         # What was mended has other rows by now.
         return (images, segments) if whole and not run.job.findings else (-1, -1)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -20,6 +21,19 @@ class Told:
 
     run: Run
     mend: bool
+
+    def go_on(self) -> None:
+        """After an interruption: what was found behind the cursor, and not mended, will be found again."""
+        counted, findings = self.run.job.counted, {}
+        for kind, (_, mended) in self.run.job.findings.items():
+            found_before, mended_before = counted.get(kind, (0, 0))
+            findings[kind] = (found_before + mended - mended_before, mended)
+        self.run.update(findings={kind: counts for kind, counts in findings.items() if counts[0]})
+
+    async def come_to(self, **fields: Any) -> None:
+        """Save how far the job is, together with what was counted until there."""
+        self.run.update(counted=self.run.job.findings, **fields)
+        await self.run.save()
 
     async def one(self, kind: Kind, item: str, action: Callable[[], Awaitable[object]]) -> None:
         """A difference, counted; and mended by `action`, unless that finds that it can not be."""
