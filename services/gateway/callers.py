@@ -43,9 +43,9 @@ class Caller:
                 saw(request)
                 authorize(self.principal, method, request)
 
-    def visible(self, method: MethodDescriptor, request: Message, answer: Message) -> Message:
+    def visible(self, method: MethodDescriptor, answer: Message) -> Message:
         """The answer without what the caller may not see."""
-        return cut(self.principal, method, request, answer) if self.principal else answer
+        return cut(self.principal, method, answer) if self.principal else answer
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -84,7 +84,7 @@ class Rest:
                     answer = await _while_connected(made, request)
                 except Problem as exc:
                     raise exc.below(call.body) from exc
-                answer = caller.visible(call.method, message, answer)
+                answer = caller.visible(call.method, answer)
             return Response(await _beside(answer.ByteSize(), to_json, answer), media_type=JSON)
 
         return endpoint

@@ -228,6 +228,34 @@ async def test_a_stream_ends_at_the_first_message_that_may_not_be(
     assert 1 <= count < 600
 
 
+async def test_a_caller_who_leaves_a_stream_leaves_a_line_in_the_audit_log(
+    services: Services, callers: dict[str, Caller]
+) -> None:
+    method = next(each for each in METHODS if each.name == "StreamImages")
+
+    async def send() -> AsyncIterator[Message]:
+        yield EXPECTED["StreamImages"][1]
+        await asyncio.Event().wait()
+
+    with capture_logs() as logs:
+        stream: Any = services.channels["IngestService"].stream_stream(
+            path_of(method),
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=ingest.StreamImagesResponse.FromString,
+        )
+        shown = callers["write here"].authorization[0]
+        call = stream(send(), metadata=[("authorization", shown)], timeout=60)
+        await call.read()
+        call.cancel()
+        for _ in range(1200):
+            if any(log["event"] == "audit" for log in logs):
+                break
+            await asyncio.sleep(0.05)
+    (line,) = (log for log in logs if log["event"] == "audit")
+    assert (line["principal"], line["requests"]) == ("WRITE0", 1)
+    assert not any(log["log_level"] in {"error", "critical"} for log in logs)
+
+
 async def test_changes_are_audited_and_nothing_secret_is_logged(services: Services, callers: dict[str, Caller]) -> None:
     methods = {method.name: method for method in METHODS}
     with capture_logs() as logs:

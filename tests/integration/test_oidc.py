@@ -167,12 +167,14 @@ async def test_claims_become_scope_and_collections(provider: Provider) -> None:
         ({"scope": 5}, Scope.NONE, usual),
         ({"saccade_collections": "a b*"}, Scope.WRITE, ("a", "b*")),
         ({"saccade_collections": None}, Scope.WRITE, ()),
+        ({"sub": "a\nb\u2028"}, Scope.WRITE, usual),
         ({"saccade_collections": ["A", "ok", 5, "[a]"]}, Scope.WRITE, ("ok",)),
     ]
     checking = verifier(provider)
     for claims, scope, collections in expected:
         found = await checking.principal(provider.token(**claims))
         assert (found.scope, found.collections) == (scope, collections), claims
+        assert found.name.isprintable()
     await checking.close()
 
 

@@ -1,14 +1,14 @@
 """Whether a caller may make a call, and what of the answer it may see."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from services.common.access.policy import Rule, collections_of, naming_fields, rule_of
+from services.common.access.policy import Rule, collections_in, collections_of, naming_fields, rule_of
 from services.common.access.principal import Principal, Scope
 from services.common.errors import PermissionDenied
 
@@ -51,10 +51,10 @@ def authorize(principal: Principal, method: MethodDescriptor, request: Message) 
     rule = authorize_call(principal, method)
     if not rule.names or principal.everywhere:
         return
-    named = False
-    for path, name in collections_of(request):
-        if name:
-            named = True
+    named = list(collections_of(request))
+    for path, name in named:
+        # Reading, no name means all that the caller may see; see `cut`.
+        if name or rule.scope > Scope.READ:
             _in_collection(principal, rule.scope, name, path)
     if not named and rule.scope > Scope.READ:
         raise PermissionDenied(
@@ -62,29 +62,28 @@ def authorize(principal: Principal, method: MethodDescriptor, request: Message) 
         )
 
 
-def cut(principal: Principal, method: MethodDescriptor, request: Message, answer: _M) -> _M:
-    """The answer without what the caller may not see.
-
-    Only where the request named no collection: otherwise the answer is about one that was asked about already.
+def cut(principal: Principal, method: MethodDescriptor, answer: _M) -> _M:
+    """The answer without what the caller may not see: lists are made shorter.
 
     Raises:
         PermissionDenied: the answer is about one thing, which lies in a collection of others.
     """
-    if principal.everywhere or not rule_of(method).answers or any(name for _, name in collections_of(request)):
+    if principal.everywhere or not rule_of(method).answers or _sees_all(principal, collections_of(answer)):
         return answer
-    visible = type(answer)()
-    visible.CopyFrom(answer)
+    # The service may hand out one message again and again.
+    shorter = type(answer)()
+    shorter.CopyFrom(answer)
     for field in naming_fields(answer.DESCRIPTOR):
-        value: Any = getattr(visible, field.name)
-        if field.is_repeated and field.message_type is not None:
-            kept = [item for item in value if _sees_all(principal, item)]
+        value: Any = getattr(shorter, field.name)
+        if field.is_repeated and field.message_type is not None and not isinstance(value, Mapping):
+            kept = [item for item in value if _sees_all(principal, collections_of(item))]
             del value[:]
             value.extend(kept)
-        elif not _sees_all(principal, visible):
+        elif not _sees_all(principal, collections_in(shorter, field)):
             raise PermissionDenied(
                 f"this belongs to a collection that the {principal} may not see", reason="COLLECTION_DENIED"
             )
-    return visible
+    return shorter
 
 
 @contextmanager
@@ -94,7 +93,9 @@ def acting(principal: Principal) -> Iterator[None]:
     try:
         yield
     finally:
-        _acting.reset(token)
+        # A stream whose caller left may be closed by another task than the one that served it, and that ends with it.
+        with suppress(ValueError):
+            _acting.reset(token)
 
 
 def visible(collection: str) -> bool:
@@ -120,5 +121,5 @@ def _in_collection(principal: Principal, scope: Scope, collection: str, field: s
         )
 
 
-def _sees_all(principal: Principal, message: Message) -> bool:
-    return all(not name or principal.sees(name) for _, name in collections_of(message))
+def _sees_all(principal: Principal, named: Iterable[tuple[str, str]]) -> bool:
+    return all(not name or principal.sees(name) for _, name in named)

@@ -126,7 +126,7 @@ class _Call:
                 saw(request)
                 authorize(principal, self._method, request)
                 with acting(principal):
-                    return cut(principal, self._method, request, await handler(request, context))
+                    return cut(principal, self._method, await handler(request, context))
 
         return behaviour
 
@@ -150,7 +150,7 @@ class _Call:
             with audited(principal, self._method) as saw, acting(principal):
                 async with aclosing(handler(allowed(saw), context)) as responses:
                     async for response in responses:
-                        yield response
+                        yield cut(principal, self._method, response)
                 if refused:
                     raise refused[0]
 

@@ -104,7 +104,8 @@ class OidcVerifier:
         if self._collections_claim in claims:
             collections = tuple(each for each in _words(claims[self._collections_claim]) if _is_pattern(each))
         return Principal(
-            name=str(claims["sub"])[:_MAX_NAME],
+            # Others chose it: it must not begin a new line in a log.
+            name="".join(each if each.isprintable() else "?" for each in claims["sub"][:_MAX_NAME]),
             kind="token",
             scope=max(granted, default=Scope.NONE),
             collections=collections,

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from saccade.common.v1 import access_pb2
 from services.common.access.principal import Scope
 
-__all__ = ["Rule", "collections_of", "naming_fields", "rule_of"]
+__all__ = ["Rule", "collections_in", "collections_of", "naming_fields", "rule_of"]
 
 # The request names a job and no collection; the service asks about the job's collection itself, by `guard.require`.
 _ASKS_ITSELF: Final = frozenset({"saccade.ingest.v1.IngestService.CancelJob"})
@@ -55,16 +55,21 @@ def rule_of(method: MethodDescriptor) -> Rule:
 def collections_of(message: Message) -> Iterator[tuple[str, str]]:
     """The collections that a message names: path of the field, and the name, which may be empty."""
     for field in naming_fields(message.DESCRIPTOR):
-        value: Any = getattr(message, field.name)
-        if field.type == FieldDescriptor.TYPE_STRING:
-            for index, name in enumerate(value if field.is_repeated else [value]):
-                yield (f"{field.name}[{index}]" if field.is_repeated else field.name), name
-        elif field.is_repeated:
-            items = value.items() if isinstance(value, Mapping) else enumerate(value)
-            for key, item in items:
-                yield from _below(f"{field.name}[{key}]", item)
-        elif message.HasField(field.name):
-            yield from _below(field.name, value)
+        yield from collections_in(message, field)
+
+
+def collections_in(message: Message, field: FieldDescriptor) -> Iterator[tuple[str, str]]:
+    """The same, of one of the message's naming fields."""
+    value: Any = getattr(message, field.name)
+    if field.type == FieldDescriptor.TYPE_STRING:
+        for index, name in enumerate(value if field.is_repeated else [value]):
+            yield (f"{field.name}[{index}]" if field.is_repeated else field.name), name
+    elif field.is_repeated:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _below(f"{field.name}[{key}]", item)
+    elif message.HasField(field.name):
+        yield from _below(field.name, value)
 
 
 def _below(path: str, message: Message) -> Iterator[tuple[str, str]]:
