@@ -16,6 +16,7 @@ from services.common.records import (
     check_collection_name,
     vocabulary_key,
 )
+from services.ingest.check import check_visible
 
 __all__ = ["TRUSTED_S", "Vocabularies", "vocabulary_from_message", "vocabulary_to_message"]
 
@@ -39,6 +40,7 @@ def vocabulary_from_message(message: pb.Vocabulary, path: str = "vocabulary") ->
         word, category = entry.name.strip(), entry.category.strip()
         if not 1 <= len(word) <= MAX_NAME_CHARS:
             raise InvalidArgument(f"a word has 1 to {MAX_NAME_CHARS} characters", field=f"{path}.entries[{i}].name")
+        check_visible(word, f"{path}.entries[{i}].name")
         if len(category) > MAX_NAME_CHARS:
             raise InvalidArgument(
                 f"a category has at most {MAX_NAME_CHARS} characters", field=f"{path}.entries[{i}].category"

@@ -111,7 +111,17 @@ def _counted(text: str) -> Phrase:
     match = _COUNTED.match(text)
     if match is None:
         return Phrase(text)
-    one = _english.singular_noun(match["many"])
+    one = _one_of(match["many"])
     if not one:
         return Phrase(text)
-    return Phrase(f"{match['lead'] or ''}{_english.a(one)}", count=_NUMBERS[match["number"].lower()])
+    return Phrase(f"{match['lead'] or ''}{one}", count=_NUMBERS[match["number"].lower()])
+
+
+def _one_of(many: str) -> str:
+    """A plural's singular with its article; empty where there is none."""
+    try:
+        one = _english.singular_noun(many)
+        return str(_english.a(one)) if one else ""
+    # inflect raises nearly anything on what are no words.
+    except Exception:
+        return ""

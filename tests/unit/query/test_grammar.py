@@ -1,3 +1,5 @@
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,3 +93,45 @@ def test_any_text_has_a_reading_that_is_not_empty(text: str) -> None:
     for phrase in (sentence.first, sentence.second):
         assert phrase is None or phrase.text.strip() or not text.strip()
     assert (sentence.relation is None) == (sentence.second is None)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["two", "ten", "-of-", "of", "left", "the", "on", "s", ",", "-", "photo", "é", "'s", "over"])
+    )
+)
+def test_any_words_have_a_reading(words: list[str]) -> None:
+    assert read_text("two " + " ".join(words)).first.text
+
+
+HOSTILE = [
+    "two ",
+    "on the left ",
+    "a over ",
+    "is ",
+    "o",
+    "two dogs and ",
+    "in the upper ",
+    "-",
+    "two -of-",
+    ", on",
+    "ss ",
+]
+
+
+@pytest.mark.parametrize("start", ["", "two "])
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_reading_takes_time_in_proportion(pattern: str, start: str) -> None:
+    def cost(size: int) -> float:
+        """Processor time alone, the least of several, for other programs' work is none of this."""
+        text = (start + pattern * size)[:size]
+        best = float("inf")
+        for _ in range(5):
+            before = process_time()
+            for _ in range(3):
+                read_text(text)
+            best = min(best, process_time() - before)
+        return best
+
+    # In proportion that is 8; by the square 64.
+    assert cost(2_000) < 35 * cost(250) + 0.001
