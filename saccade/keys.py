@@ -205,6 +205,10 @@ def _changing(path: Path) -> Iterator[list[KeyEntry]]:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "w") as file:
+                if target.exists():
+                    # The services may run as somebody else than whoever makes keys.
+                    with suppress(OSError, AttributeError):
+                        os.chown(handle, target.stat().st_uid, target.stat().st_gid)
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

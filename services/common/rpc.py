@@ -86,7 +86,13 @@ class _Call:
         if self.code == grpc.StatusCode.INTERNAL:
             _log.error("call failed", method=self._labels[2], exc_info=error)
         else:
-            _log.info("call refused", method=self._labels[2], code=self.code.name, message=status.message)
+            _log.info(
+                "call refused",
+                method=self._labels[2],
+                code=self.code.name,
+                message=status.message,
+                caller=context.peer(),
+            )
         trailing = [("grpc-status-details-bin", status.SerializeToString())]
         if isinstance(error, Unavailable) and error.retry_after_s > 0:
             # The caller's channel repeats UNAVAILABLE at once; what is away here is not back so soon.

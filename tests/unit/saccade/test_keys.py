@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_a_change_at_the_same_time_loses_nothing(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: make(path, f"n{number}"), range(24)))
     assert {each.name for each in read_keys(path)} == {f"n{number}" for number in range(24)}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_the_file_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    make(path)
+    os.chown(path, 12_345, 12_345)
+    make(path, "other")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12_345, 12_345)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_link_is_kept(tmp_path: Path) -> None:
