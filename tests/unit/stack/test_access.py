@@ -4,8 +4,11 @@ from typing import Any
 import pytest
 
 from saccade.keys import KeyFileError, create_key, read_keys
+from saccade.labels import Label, LabelledObject
+from services.stack import __main__ as program
 from services.stack.access import open_access
 from services.stack.settings import GivenSettings, StackSettings
+from services.stack.stack import Stack
 
 
 def settings(data: Path, **given: Any) -> StackSettings:
@@ -44,3 +47,13 @@ def test_the_file_of_keys_can_be_another(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(KeyFileError):
         open_access(settings(tmp_path, auth="keys", keys_file=path), tmp_path)
+
+
+def test_samples_hand_the_key_to_the_command(tmp_path: Path) -> None:
+    boxes = {"owl": (0.1, 0.2, 0.4, 0.6), "bus": (0.5, 0.5, 0.9, 0.9)}
+    objects = tuple(LabelledObject(name, box=box) for name, box in boxes.items())
+    labels = [Label("a.jpg", tmp_path / "a.jpg", id="a", objects=objects)]
+    stack = Stack(settings(tmp_path, auth="keys"), {})
+    assert "SACCADE_API_KEY" not in program.samples(stack, labels)
+    stack._access = open_access(settings(tmp_path, auth="keys"), tmp_path)
+    assert f"export SACCADE_API_KEY={stack.key}" in program.samples(stack, labels)
