@@ -1,7 +1,7 @@
 """What the object store holds for a collection, and under which keys.
 
     collections/{c}/collection.json
-    collections/{c}/images/{id}/original         the bytes as they came
+    collections/{c}/images/{id}/original         the bytes, without places in their metadata
     collections/{c}/images/{id}/thumbnail.webp
     collections/{c}/images/{id}/record.json      ImageRecord
     collections/{c}/images/{id}/segments.json    SegmentsRecord
@@ -108,7 +108,7 @@ def image_key(collection: str, image_id: str) -> str:
 
 
 def original_key(collection: str, image_id: str) -> str:
-    """Key of the image's bytes as they came."""
+    """Key of the image's bytes."""
     return f"{image_key(collection, image_id)}original"
 
 

@@ -370,13 +370,13 @@ class Image(_message.Message):
     content_type: _builtins.str
     """Media type found by looking at the bytes, such as image/jpeg."""
     size_bytes: _builtins.int
-    """Length of the original, in bytes."""
+    """Length of the original as it is kept, in bytes."""
     width: _builtins.int
     """Pixels across, after EXIF orientation."""
     height: _builtins.int
     """Pixels down, after EXIF orientation."""
     sha256: _builtins.str
-    """SHA-256 of the original's bytes, in hexadecimal."""
+    """SHA-256, in hexadecimal, of the bytes as they came: before places were taken out of their metadata."""
     source: _builtins.str
     """File name or URL that it came from; informative."""
     title: _builtins.str
