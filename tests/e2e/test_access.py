@@ -82,4 +82,7 @@ def test_keys_from_the_page_to_the_models(stack: Stack, data: Path) -> None:
         assert becomes(unknown, lambda: reading.get_image("birds", "one"))
     assert "stack" in (data / "keys.json").read_text()
     assert stack.key not in stack.processes["ingest"].output, "keys are not logged"
-    assert "CreateCollection" in stack.processes["ingest"].output, "changes are"
+    audited = [line for line in stack.processes["ingest"].output.splitlines() if " audit " in line]
+    assert any("CreateCollection" in line and "outcome=OK" in line for line in audited)
+    assert any("DeleteImage" in line and "outcome=PERMISSION_DENIED" in line for line in audited)
+    assert all("trace_id=" in line for line in audited)

@@ -53,7 +53,7 @@ def peer(folder: Path, cert: str = "", key: str = "") -> PeerCredentials:
 
 async def ask(services: Services, credentials: PeerCredentials) -> None:
     """One call as ingest and query make it; raises what they would get."""
-    client = EmbedderClient(f"dns:///127.0.0.1:{services.ports['EmbedderService']}", timeout_s=5, peer=credentials)
+    client = EmbedderClient(f"dns:///127.0.0.1:{services.ports['EmbedderService']}", timeout_s=30, peer=credentials)
     try:
         await client.get_model()
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -60,7 +60,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         path = handler_call_details.method
         if handler is None or path.startswith(_HEALTH):
             return handler
-        method = self._methods.get(path)
+        method, call = self._methods.get(path), None
         shown = [str(value) for name, value in handler_call_details.invocation_metadata or () if name == _HEADER]
         try:
             if method is None:
@@ -74,7 +74,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             if shown or not self._peer_names:
                 await call.begin()
         except SaccadeError as exc:
-            return _refusing(path, exc)
+            return _refusing(path, exc, call)
         forms = (handler.request_deserializer, handler.response_serializer)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), *forms)
@@ -113,11 +113,16 @@ class _Call:
 
     async def begin(self) -> None:
         """Find out who calls, and whether they may make such calls at all."""
-        principal = await self._access.authenticate(self._shown)
-        with audited(principal, self._method, refusals_only=True):
-            authorize_call(principal, self._method)
-            self._access.count(principal)
-        self._principal = principal
+        self._principal = principal = await self._access.authenticate(self._shown)
+        authorize_call(principal, self._method)
+        self._access.count(principal)
+
+    def refuse(self, error: SaccadeError) -> NoReturn:
+        """Raise the error; where the caller is known, the refused change stands in the audit log."""
+        if self._principal is None:
+            raise error
+        with audited(self._principal, self._method):
+            raise error
 
     def unary(self, handler: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
         async def behaviour(request: Message, context: _Context) -> Message:
@@ -169,15 +174,17 @@ def build_interceptor(settings: AccessSettings, peer_names: Sequence[str] = ()) 
     return AccessInterceptor(authenticator, RateLimiter(settings.calls_per_second), peer_names=peer_names)
 
 
-def _refusing(path: str, error: SaccadeError) -> Any:
+def _refusing(path: str, error: SaccadeError, call: _Call | None) -> Any:
     """A handler that refuses without reading what was sent, whatever kind of call it is."""
     nothing: list[Message] = []
 
     async def behaviour(_: AsyncIterator[bytes], context: _Context) -> AsyncIterator[Message]:
         for answer in nothing:
             yield answer
+        # Becomes a status, a log line and a number in the metrics around us, as with all errors of ours.
+        if call is not None:
+            call.refuse(error)
         if path.startswith(_OURS):
-            # Becomes a status, a log line and a number in the metrics around us, as with all errors of ours.
             raise error
         status = to_status(error)
         trailing = (("grpc-status-details-bin", status.SerializeToString()),)
