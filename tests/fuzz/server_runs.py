@@ -1,7 +1,7 @@
 """Attacks on a running embedder, with good calls between them."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
@@ -50,7 +50,7 @@ async def attack_with_messages(server: EmbedderProcess, first: int, count: int) 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         for seed in range(first, first + count):
             method, message = _request(seed)
-            call = channel.unary_unary(f"/saccade.embedder.v1.EmbedderService/{method}")
+            call: Any = channel.unary_unary(f"/saccade.embedder.v1.EmbedderService/{method}")
             try:
                 await call(forged_message(message, seed), timeout=_CALL_S)
             except grpc.aio.AioRpcError as exc:

@@ -76,8 +76,8 @@ def test_forged_pictures_are_stored_or_refused_as_pictures(stack: tuple[Stack, I
             create(ingest.stub, collection, forged(seed) or b"x")
             taken += 1
         except grpc.RpcError as exc:
-            assert exc.code() is grpc.StatusCode.INVALID_ARGUMENT, (seed, exc)  # type: ignore[attr-defined]
-            said = str(exc.details()).encode()  # type: ignore[attr-defined]
+            assert exc.code() is grpc.StatusCode.INVALID_ARGUMENT, (seed, exc)
+            said = str(exc.details()).encode()
             assert not [word for word in INTERNALS if word in said]
     assert 0 < taken < FORGED
     assert create(ingest.stub, collection, picture("red", "blue", seed=77)).image.id

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.common.errors import InvalidImage
-from services.common.images import ImageLimits, decode, probe, thumbnail
+from services.common.errors import InvalidImage, Overloaded
+from services.common.images import ImageLimits, decode, decoded, probe, thumbnail
 from services.common.location import without_location
+from services.common.pixel_room import PixelRoom
 
 LIMITS = ImageLimits()
 
@@ -153,6 +154,17 @@ def test_deep_grey_in_bands_is_what_it_is_at_once(mode: str, monkeypatch: pytest
     at_once = np.asarray(decode(data, LIMITS))
     monkeypatch.setattr("services.common.images._BAND_PIXELS", 200)
     np.testing.assert_array_equal(np.asarray(decode(data, LIMITS)), at_once)
+
+
+def test_nothing_is_decoded_without_room_for_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = PixelRoom(60 * 40 * 3 // 2, wait_s=0)
+    monkeypatch.setattr("services.common.images._room", room)
+    data = encoded("PNG")
+    with room.hold(60 * 40), pytest.raises(Overloaded):
+        decode(data, LIMITS)
+    with decoded(data, LIMITS), pytest.raises(Overloaded):
+        thumbnail(data, LIMITS)
+    assert decode(data, LIMITS).size == (60, 40)
 
 
 def test_a_thumbnail_carries_no_metadata() -> None:
