@@ -141,8 +141,8 @@ class Ingest:
         return [line for line in lines if '"level": "error"' in line or not line.startswith("{")]
 
 
-def embedder_process(port: int, **settings: str) -> Process:
-    """An embedder with the toy models; settings are named as in the environment."""
+def embedder_process(port: int, *, command: Sequence[str] = (), **settings: str) -> Process:
+    """An embedder with the toy models, started by a command of one's own; settings are named as in the environment."""
     environment = {
         **_clean_environment(),
         "SACCADE_EMBEDDER_LISTEN": f"127.0.0.1:{port}",
@@ -151,9 +151,8 @@ def embedder_process(port: int, **settings: str) -> Process:
         "SACCADE_SEGMENTER": "toy",
         **settings,
     }
-    return Process(
-        [sys.executable, "-m", "services.embedder"], ready=lambda: serving(port), env=environment, grace_s=10
-    )
+    command = command or [sys.executable, "-m", "services.embedder"]
+    return Process([*command], ready=lambda: serving(port), env=environment, grace_s=10)
 
 
 @contextmanager

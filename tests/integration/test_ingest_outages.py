@@ -29,6 +29,7 @@ from tests.integration.ingest_support import (
     counts,
     create,
     embedder_process,
+    ended,
     get,
     ingest_process,
     listed,
@@ -162,6 +163,38 @@ def test_changes_of_images_that_are_done_follow_an_outage(
     assert get(ingest, collection, "failed").state == FAILED
     assert get(ingest, collection, "searchable").state == SEARCHABLE
     assert wait_until(lambda: is_done(ingest, collection), timeout_s=T)
+
+
+def test_what_comes_while_everything_else_is_away_is_caught_up_with(
+    stack: Stack, ingest: IngestServiceStub, collection: str, embedder: Process
+) -> None:
+    """Neither Milvus nor the embedder is there; images are stored, changed, replaced and removed all the same."""
+    for name in ("changed", "replaced", "removed"):
+        create(ingest, collection, picture("red"), id=name)
+    assert wait_until(lambda: is_done(ingest, collection), timeout_s=T)
+
+    stack.milvus.process.kill()
+    embedder.kill()
+    for i in range(20):
+        create(ingest, collection, picture("blue", seed=i), id=f"i{i:02}", wait_for=DURABLE, tags=["late"])
+    change(ingest, collection, "changed", ["tags"], tags=[types_pb2.Tag(name="late")])
+    create(ingest, collection, picture("green"), id="replaced", replace=True, wait_for=DURABLE, tags=["late"])
+    error = refused(ingest.DeleteImage, pb.DeleteImageRequest(collection=collection, id="removed"))
+    assert "goes on without a retry" in error.message
+    assert get(ingest, collection, "i07").state == DURABLE
+    stack.milvus.process.start()
+    embedder.start()
+
+    def is_over() -> bool:
+        try:
+            return counts(ingest, collection) == (22, 0, 0)
+        except grpc.RpcError:
+            return False
+
+    assert wait_until(is_over, timeout_s=RECOVERY_S)
+    assert len(listed(ingest, collection, filter=tagged("late"))) == 22
+    job = ingest.RepairCollection(pb.RepairCollectionRequest(collection=collection, dry_run=True), timeout=T).job
+    assert list(ended(ingest, job.id).findings) == []
 
 
 def test_a_replacement_during_an_outage_is_acknowledged(
