@@ -370,8 +370,6 @@ async def test_settings_name_claims_and_collections(provider: Provider) -> None:
     assert (found.scope, found.collections) == (Scope.READ, ("a", "b*"))
     found = await authenticator.authenticate(f"Bearer {provider.token(where='x')}")
     assert (found.scope, found.collections) == (Scope.NONE, ("x",))
-    with pytest.raises(Unauthenticated):
-        await authenticator.authenticate("Bearer sk_" + "0" * 12 + "_" + "0" * 64)
     await authenticator.close()
 
 

@@ -10,7 +10,7 @@ from services.common.access.principal import Principal, Scope
 from services.common.access.settings import AccessSettings
 from services.common.errors import FailedPrecondition, Unauthenticated
 
-__all__ = ["Authenticator", "build_authenticator"]
+__all__ = ["PEER", "Authenticator", "build_authenticator"]
 
 _MAX_CREDENTIAL: Final = 8_192
 _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/=-]+) *", re.IGNORECASE)
