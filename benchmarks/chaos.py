@@ -57,6 +57,7 @@ STALLED_S: Final = 900.0
 WAITS: Final[tuple[Wait, ...]] = ("durable", "searchable", "segmented")
 MODES: Final[tuple[Mode, ...]] = ("whole", "segment", "hybrid")
 SEARCHERS: Final = 2
+WRITES: Final = ("create", "update", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,12 @@ class Storing:
     """Callers that store a number of images between them, and rename or remove some of them."""
 
     def __init__(self, client: Client, ledger: Ledger, plan: Plan, stop: threading.Event) -> None:
-        """Nothing is called yet."""
+        """Nothing is called yet.
+
+        Attributes:
+            allowed: How many images may be begun by now, so that every kill comes while there is load.
+        """
+        self.allowed = plan.callers
         self._client = client.with_timeout(CALL_S)
         self._ledger = ledger
         self._plan = plan
@@ -102,7 +108,10 @@ class Storing:
 
     def run(self, _number: int) -> None:
         """Take images until none is left; for one thread."""
-        while not self._stop.is_set() and (index := self._take()) < self._plan.images:
+        while (index := self._take()) < self._plan.images:
+            while index >= self.allowed:
+                if self._stop.wait(0.02):
+                    return
             # An error that does not pass is in the samples.
             with suppress(ApiError):
                 self._one(index)
@@ -146,31 +155,37 @@ def search_on(client: Client, ledger: Ledger, stop: threading.Event) -> Callable
         while not stop.is_set():
             text, mode = texts[turn % len(texts)], MODES[turn % len(MODES)]
             search = partial(quick.search, COLLECTION, text=text, mode=mode, top_k=5)
-            with suppress(ApiError):
+            pause_s = 0.1
+            try:
                 ledger.call("search", SEARCH_S, search)
+            except ApiError as exc:
+                pause_s = exc.retry_after_s or 0.5
             turn += 1
-            stop.wait(0.1)
+            stop.wait(pause_s)
 
     return run
 
 
-def kill_all(
-    cluster: Cluster, plan: Plan, ledger: Ledger, alive: Callable[[], bool], tell: Callable[[str], None]
-) -> float:
-    """Carry out the schedule; when the last kill was, by time.monotonic."""
+def kill_all(cluster: Cluster, plan: Plan, storing: Storing, ledger: Ledger, tell: Callable[[str], None]) -> float:
+    """Carry out the schedule, each kill while images are being stored; when the last one was, by time.monotonic."""
+    kills = schedule(plan.seed, plan.kills)
+    turns = [*(int(kill.at * plan.images) for kill in kills), plan.images]
     last = time.monotonic()
-    for number, kill in enumerate(schedule(plan.seed, plan.kills), 1):
+    for number, kill in enumerate(kills):
+        storing.allowed = turns[number] + plan.callers
         waited = time.monotonic()
-        while ledger.finished < kill.at * plan.images and alive():
+        while ledger.finished < turns[number] or not (ledger.open_calls(*WRITES) or ledger.finished == plan.images):
             if time.monotonic() - waited > STALLED_S:
                 raise RuntimeError(f"no progress for {STALLED_S:g} s: {ledger.finished} of {plan.images} images")
-            time.sleep(0.05)
+            time.sleep(0.01)
         cluster.kill(kill.victim)
-        last = time.monotonic()
+        last, done = time.monotonic(), ledger.finished
+        storing.allowed = max(storing.allowed, turns[number + 1])
         time.sleep(kill.away_s)
         cluster.start(kill.victim)
         back_s = time.monotonic() - last
-        tell(f"{number:3} of {plan.kills}: {kill.victim} killed at {ledger.finished} images, back after {back_s:.1f} s")
+        tell(f"{number + 1:3} of {plan.kills}: {kill.victim} killed at {done} images, back after {back_s:.1f} s")
+    storing.allowed = plan.images
     return last
 
 
@@ -180,9 +195,10 @@ def run(plan: Plan, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]
     began = time.monotonic()
     with Cluster(folder) as cluster, cluster.client() as client, Crew() as callers, Crew() as searchers:
         client.create_collection(COLLECTION)
-        callers.add(Storing(client, ledger, plan, callers.stop).run, plan.callers, "caller")
+        storing = Storing(client, ledger, plan, callers.stop)
+        callers.add(storing.run, plan.callers, "caller")
         searchers.add(search_on(client, ledger, searchers.stop), SEARCHERS, "searcher")
-        last_kill = kill_all(cluster, plan, ledger, lambda: bool(callers.alive()), tell)
+        last_kill = kill_all(cluster, plan, storing, ledger, tell)
         left = callers.join(timeout_s=STALLED_S)
         since = max(last_kill, ledger.finished_at)
         searchers.stop.set()

@@ -138,6 +138,11 @@ class Ledger:
             self.finished += 1
             self.finished_at = time.monotonic()
 
+    def open_calls(self, *kinds: str) -> int:
+        """How many calls of these kinds are under way."""
+        with self._lock:
+            return sum(kind in kinds for kind, _, _ in self._under_way.values())
+
     def all_samples(self) -> list[Sample]:
         """The calls so far; one that should have ended and has not is among them, as UNANSWERED."""
         now = time.monotonic()
