@@ -11,9 +11,9 @@ from pymilvus import MilvusClient
 
 from services.common.deadline import call_deadline
 from services.common.errors import DeadlineExceeded, FailedPrecondition, NotFound, Overloaded, Unavailable
-from services.common.vectors import Generation, VectorStore
+from services.common.vectors import Generation, IndexMissing, VectorStore, split_segment_id
 from tests.engines import MilvusServer, milvus_lite, milvus_real
-from tests.integration.vectors_support import STRONG, StartMilvus, counts, image, settings_for, vectors_of
+from tests.integration.vectors_support import STRONG, StartMilvus, counts, image, segment, settings_for, vectors_of
 from tests.unit.common.vectors.filter_model import DIMENSION
 
 names = (f"c{number}" for number in itertools.count())
@@ -136,3 +136,38 @@ async def test_an_engine_that_comes_back_is_used_again(start: StartMilvus, tmp_p
         await store.upsert_images(generation, [image("b", vectors[0])])
         assert await counts(store, generation) == (2, 0)
         await store.close()
+
+
+async def test_a_survey_tells_what_the_engine_has(store: VectorStore, generation: Generation) -> None:
+    first = replace(generation, collection=next(names))
+    second = replace(first, number=2)
+    nothing = await store.survey(first)
+    assert (nothing.complete, nothing.active, nothing.numbers) == (False, False, frozenset())
+    with pytest.raises(IndexMissing):
+        await store.count_images(first)
+    await store.create_generation(first)
+    made = await store.survey(first)
+    assert (made.complete, made.of_this_model, made.active, made.numbers) == (True, True, False, frozenset({1}))
+    await store.activate(first)
+    assert (await store.survey(first)).active
+    assert (await store.survey(second)).numbers == {1}
+    assert not (await store.survey(replace(first, fingerprint="model-b"))).of_this_model
+    await store.deactivate(first.collection)
+    assert not (await store.survey(first)).active
+    await store.drop_generation(first)
+    assert await store.survey(first) == nothing
+
+
+async def test_segments_are_listed_and_removed_one_by_one(store: VectorStore, generation: Generation) -> None:
+    vectors = vectors_of(4)
+    await store.upsert_segments(
+        generation, [segment("a", 0, vectors[0]), segment("a", 12, vectors[1]), segment("a-b", 3, vectors[2])]
+    )
+    assert await store.segment_indices(generation, ["a", "a-b", "none"]) == {"a": {0, 12}, "a-b": {3}}
+    listed = await store.list_segment_ids(generation)
+    assert listed == ["a-b/3", "a/0", "a/12"]
+    assert [split_segment_id(row) for row in listed] == [("a-b", 3), ("a", 0), ("a", 12)]
+    assert await store.list_segment_ids(generation, start_after="a-b/3", limit=1) == ["a/0"]
+    await store.delete_segments(generation, "a", [12, 13])
+    assert await store.segment_indices(generation, ["a", "a-b"]) == {"a": {0}, "a-b": {3}}
+    await store.delete_images(generation, ["a", "a-b"])
