@@ -17,9 +17,11 @@ async def server() -> AsyncIterator[EmbedderProcess]:
         yield running
 
 
+@pytest.mark.thorough
 async def test_a_server_outlives_hostile_connections(server: EmbedderProcess) -> None:
     await attack_with_frames(server, 0, CONNECTIONS)
 
 
+@pytest.mark.thorough
 async def test_a_server_outlives_hostile_messages(server: EmbedderProcess) -> None:
     await attack_with_messages(server, 0, MESSAGES)

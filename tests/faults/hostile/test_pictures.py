@@ -7,6 +7,7 @@ from tests.fuzz.picture_runs import read_forged
 PICTURES = 20_000
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(1_800)
 def test_no_forged_picture_ends_or_holds_up_its_reader() -> None:
     pictures = read_forged(0, PICTURES, processes=2)
