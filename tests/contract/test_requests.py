@@ -10,7 +10,7 @@ import pytest
 from saccade import Client, NewImage, calls, filters, make_part, make_region
 from saccade.common.v1 import types_pb2
 from saccade.query.v1 import query_service_pb2 as query
-from tests.contract.conftest import COLLECTION, NASTY, refused, refused_over_http
+from tests.contract.conftest import COLLECTION, NASTY, NASTY_TAG, refused, refused_over_http
 from tests.contract.pictures import good
 
 INVALID: Final = grpc.StatusCode.INVALID_ARGUMENT
@@ -285,13 +285,13 @@ def found(client: Client, wanted: types_pb2.Filter) -> set[str]:
 
 def test_nasty_strings_mean_themselves(client: Client) -> None:
     """They find what carries them and nothing else, in every place where a filter has a string."""
-    assert found(client, filters.tags(NASTY[:64])) == {"nasty"}
+    assert found(client, filters.tags(NASTY_TAG)) == {"nasty"}
     assert found(client, filters.metadata("note", equals=NASTY)) == {"nasty"}
     assert found(client, filters.metadata("note", any_of=[NASTY, "'"])) == {"nasty"}
     assert found(client, filters.metadata([NASTY], equals="x")) == {"nasty"}
     assert found(client, filters.negated(filters.metadata("note", equals=NASTY))) == {"red", "blue"}
     assert found(client, filters.metadata(["note", NASTY], equals="x")) == set()
-    assert [image.id for image in client.list_images(COLLECTION, filter=filters.tags(NASTY[:64]))] == ["nasty"]
+    assert [image.id for image in client.list_images(COLLECTION, filter=filters.tags(NASTY_TAG))] == ["nasty"]
 
 
 @pytest.mark.parametrize(
