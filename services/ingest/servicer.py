@@ -87,7 +87,7 @@ class IngestServicer(ingest_service_pb2_grpc.IngestServiceServicer):
                     async with asyncio.timeout(self._settings.max_call_s):
                         return await self._create(message, interactive=False)
 
-        if self._streams >= self._settings.max_streams:
+        if self._streams >= self._settings.max_image_streams:
             raise Overloaded(
                 f"{self._streams} streams are being served, and no more are taken; try again in {RETRY_AFTER_S:g} s",
                 retry_after_s=RETRY_AFTER_S,

@@ -41,7 +41,7 @@ class IngestSettings(GrpcSettings, EmbedderPeer, VectorSettings, ObjectSettings,
     max_waiting: int = Field(
         16, ge=0, description="Most single calls that wait for their turn, in each lane; more are refused. Streams wait"
     )
-    max_streams: _PositiveInt = Field(32, description="Most streams of images at a time; more are refused")
+    max_image_streams: _PositiveInt = Field(32, description="Most streams of images at a time; more are refused")
     bulk_beside_people: int = Field(
         0,
         ge=0,
