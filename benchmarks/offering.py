@@ -21,6 +21,8 @@ __all__ = ["NUMBER", "Offer", "Outcome", "decode", "encode"]
 NUMBER: Final = b"number-of-it"
 """Stands in a request where each call has a number of its own, in as many digits."""
 _TICK_S: Final = 0.004
+# Characters of why a call failed.
+_DETAILS: Final = 80
 # Calls under way; an open loop waits for no answer, but it has no endless memory either.
 _MOST_UNDER_WAY: Final = 20_000
 
@@ -59,7 +61,7 @@ class Offer:
 
 @dataclass
 class Outcome:
-    """What came of it: seconds of each call that was answered or refused, the others by their code, and the time."""
+    """What came of it: seconds of each call that was answered or refused, the others by why, and the time."""
 
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
@@ -117,7 +119,7 @@ class _Caller:
                 if exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                     self.outcome.refused.append(time.monotonic() - began)
                 else:
-                    self.outcome.failed[exc.code().name] += 1
+                    self.outcome.failed[f"{exc.code().name}: {(exc.details() or '')[:_DETAILS]}"] += 1
         else:
             if counts:
                 self.outcome.answered.append(time.monotonic() - began)

@@ -2,13 +2,14 @@
 
 What keeps a service useful when ten times as many calls come as it can answer:
 
-- A queue that has not been empty for a while holds little and waits briefly: one that stands only makes answers late.
+- While calls are refused the queue holds little and waits briefly: one that stands only makes answers late.
 - Bulk calls have a share of the places, and wait behind all interactive ones.
 - The number of places follows the event loop: it falls by a fifth while the loop is late, and grows by one at a time.
 - Who could not be answered in time anyway is not let in.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,10 +25,10 @@ __all__ = ["RETRY_AFTER_S", "Gate"]
 RETRY_AFTER_S: Final = 1.0
 """When refused callers are told to come back."""
 CALM_S: Final = 1.0
-"""A queue that was empty so lately is a burst: it may hold all of its room, and wait for so long; where calls usually
-take more than a quarter of it, four times as long as they do."""
+"""Where none was refused for so long, those that wait are a burst: they may fill all of the room, and wait for so long;
+where calls usually take more than a quarter of it, four times as long as they do."""
 PRESSED_S: Final = 0.05
-"""How long a call waits in a queue that stands, or as long as calls usually take."""
+"""How long a call waits while others are refused, or as long as calls usually take."""
 LATE_S: Final = 0.025
 """An event loop that is so late has more work than it can do."""
 SHRINK: Final = 0.8
@@ -73,7 +74,7 @@ class Gate:
         self._yields = yields
         self._inside = dict.fromkeys(Lane, 0)
         self._queues: dict[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
-        self._empty_at = dict.fromkeys(Lane, 0.0)
+        self._refused_at = dict.fromkeys(Lane, -math.inf)
         self._usual_s = 0.0
         self._was_full = False
         self._refusals = {lane: _REFUSED.labels(name, lane.value) for lane in Lane}
@@ -96,12 +97,13 @@ class Gate:
             return False
         if lane is Lane.BULK and self._queues[Lane.INTERACTIVE]:
             return True
-        room = max(1, self._places // 4) if self._pressed(lane) else self._room
+        room = max(2, self._places // 2) if self._pressed(lane) else self._room
         return len(self._queues[lane]) >= min(room, self._room)
 
     def refused(self, lane: Lane) -> Overloaded:
         """The error for a call that is not let in; counts it."""
         self._refusals[lane].inc()
+        self._refused_at[lane] = asyncio.get_running_loop().time()
         return Overloaded(
             f"there are more calls than can be answered ({self._name}, {lane.value}); try again in {RETRY_AFTER_S:g} s",
             retry_after_s=RETRY_AFTER_S,
@@ -143,15 +145,12 @@ class Gate:
         loop = asyncio.get_running_loop()
         queue = self._queues[lane]
         if self._free(lane) and not queue and not (lane is Lane.BULK and self._queues[Lane.INTERACTIVE]):
-            self._empty_at[lane] = loop.time()
             self._take(lane)
             return
         self._was_full = True
         hopeless = left_s is not None and left_s < self._usual_s
         if not patient and (hopeless or self.full(lane)):
             raise self.refused(lane)
-        if not queue:
-            self._empty_at[lane] = loop.time()
         turn: asyncio.Future[None] = loop.create_future()
         queue.append(turn)
         try:
@@ -172,9 +171,7 @@ class Gate:
         return longest if left_s is None else min(longest, left_s - self._usual_s)
 
     def _pressed(self, lane: Lane) -> bool:
-        if not self._queues[lane]:
-            return False
-        return asyncio.get_running_loop().time() - self._empty_at[lane] > self._calm_s
+        return asyncio.get_running_loop().time() - self._refused_at[lane] < self._calm_s
 
     @property
     def _calm_s(self) -> float:
@@ -208,7 +205,6 @@ class Gate:
                     turn.set_result(None)
             if queue:
                 return
-            self._empty_at[lane] = asyncio.get_running_loop().time()
 
     def _set_places(self, places: int) -> None:
         self._places = places

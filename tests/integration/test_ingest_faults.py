@@ -1,10 +1,11 @@
 """What ingest has acknowledged survives whatever dies: real processes, killed and started again."""
 
 import itertools
+import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +27,7 @@ from services.common.records import (
     thumbnail_key,
 )
 from services.ingest.markers import Marker, Op, now_ms
-from tests.engines import Process, free_port, milvus_lite, wait_until
+from tests.engines import Process, free_port, wait_until
 from tests.integration.ingest_support import (
     DURABLE,
     SEARCHABLE,
@@ -53,36 +54,12 @@ from tests.integration.ingest_support import (
 )
 
 RECOVERY_S = 60
-_collections = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def embedder_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def embedder(embedder_port: int) -> Iterator[Process]:
-    with embedder_process(embedder_port) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, embedder_port: int, embedder: Process) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("faults")
-    with milvus_lite(folder / "milvus") as milvus:
-        yield Stack(milvus, embedder_port, folder / "objects")
 
 
 @pytest.fixture
 def service(stack: Stack) -> Iterator[Ingest]:
     with ingest_process(stack) as ingest:
         yield ingest
-
-
-@pytest.fixture
-def collection(ingest: IngestServiceStub) -> str:
-    return make_collection(ingest, name=f"f{next(_collections)}")
 
 
 @contextmanager
@@ -311,7 +288,7 @@ def test_a_burst_with_little_room(stack: Stack) -> None:
     settings = {"SACCADE_INGEST_MAX_IN_FLIGHT": "2", "SACCADE_INGEST_MAX_SEGMENTING": "1"}
     with ingest_process(Stack(stack.milvus, stack.embedder_port, stack.objects, settings)) as service:
         ingest = service.stub
-        collection = make_collection(ingest, name=f"f{next(_collections)}")
+        collection = make_collection(ingest)
         for i in range(30):
             create(ingest, collection, picture(seed=i), id=f"i{i}", wait_for=DURABLE)
         assert become(ingest, collection, (30, 60, 0))
@@ -343,7 +320,7 @@ def test_a_stop_finishes_what_is_at_hand_and_gives_back_the_rest(
 
 def test_killed_in_the_deletion_of_a_collection(stack: Stack, service: Ingest) -> None:
     ingest = service.stub
-    forced, kept = (make_collection(ingest, name=f"f{next(_collections)}") for _ in range(2))
+    forced, kept = (make_collection(ingest) for _ in range(2))
     for collection in (forced, kept):
         create(ingest, collection, picture(), wait_for=SEGMENTED)
     service.process.kill()
@@ -399,9 +376,14 @@ def test_a_damaged_record_stops_nobody_else(stack: Stack, ingest: IngestServiceS
 
 def test_many_interactive_callers_are_told_to_come_back(stack: Stack, embedder: Process) -> None:
     with ingest_process(
-        Stack(stack.milvus, stack.embedder_port, stack.objects, {"SACCADE_INGEST_MAX_CREATES": "2"})
+        Stack(
+            stack.milvus,
+            stack.embedder_port,
+            stack.objects,
+            {"SACCADE_INGEST_MAX_CREATES": "2", "SACCADE_INGEST_MAX_IMAGE_STREAMS": "1"},
+        )
     ) as it:
-        collection = make_collection(it.stub, name=f"f{next(_collections)}")
+        collection = make_collection(it.stub)
         codes: list[grpc.StatusCode] = []
 
         def call(i: int) -> None:
@@ -424,3 +406,31 @@ def test_many_interactive_callers_are_told_to_come_back(stack: Stack, embedder: 
         for thread in threads:
             thread.join()
         assert codes.count(grpc.StatusCode.OK) == 2
+        # A second stream is told so too, and the first one goes on.
+        first, send = _stream(it.stub, collection)
+        send(0)
+        assert next(first).created.image.id
+        second, send_second = _stream(it.stub, collection)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(second)
+        assert api_error(caught.value).code == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert api_error(caught.value).retry_after_s > 0
+        send(1)
+        assert next(first).created.image.id
+        send(None)
+        send_second(None)
+        assert list(first) == []
+
+
+def _stream(stub: IngestServiceStub, collection: str) -> tuple[Any, Callable[[int | None], None]]:
+    """A stream's results, and what sends one more picture over it; None ends it."""
+    waiting: queue.SimpleQueue[pb.StreamImagesRequest | None] = queue.SimpleQueue()
+
+    def send(seed: int | None) -> None:
+        if seed is None:
+            waiting.put(None)
+            return
+        request = pb.CreateImageRequest(collection=collection, image=pb.NewImage(data=picture(seed=seed)))
+        waiting.put(pb.StreamImagesRequest(key=str(seed), create=request))
+
+    return stub.StreamImages(iter(waiting.get, None), timeout=T), send

@@ -60,7 +60,6 @@ async def test_some_come_in_some_wait_and_the_rest_is_refused_at_once() -> None:
     assert caught.value.retry_after_s > 0
     await callers[0].leave()
     assert [caller.inside for caller in callers[1:]] == [True, True, False, False]
-    assert not gate.full(INTERACTIVE)
     await end(*callers)
 
 
@@ -135,11 +134,17 @@ async def test_a_queue_that_stands_is_cut_short() -> None:
     gate = Gate("test", places=4, waiting=64)
     callers = await come(gate, 4 + 10)
     assert not gate.full(INTERACTIVE)
-    # As if it had not been empty for a long time.
-    gate._empty_at[INTERACTIVE] -= 1_000
+    gate.refused(INTERACTIVE)
     assert gate.full(INTERACTIVE)
-    await end(*callers)
+    # A few may wait all the same, so that no place stays empty.
+    await end(*callers[5:])
     assert not gate.full(INTERACTIVE)
+    callers += await come(gate, 1)
+    assert gate.full(INTERACTIVE)
+    # As if that were long ago.
+    gate._refused_at[INTERACTIVE] -= 1_000
+    assert not gate.full(INTERACTIVE)
+    await end(*callers)
 
 
 async def test_places_follow_the_event_loop() -> None:

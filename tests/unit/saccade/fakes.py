@@ -29,6 +29,7 @@ class FakeServices:
         self.port = 0
         self.timeouts: list[float] = []
         self.shown: list[str] = []
+        self.told: dict[str, Any] = {}
 
     def will(self, method: str, *answers: Answer) -> None:
         """Answer calls of a method like this."""
@@ -63,6 +64,7 @@ class FakeServices:
         """Record what the caller showed; empty: nothing."""
         headers: dict[str, Any] = dict(context.invocation_metadata())
         self.shown.append(headers.get("authorization", ""))
+        self.told = {name: value for name, value in headers.items() if name.startswith("saccade-")}
 
     def handle_stream(
         self, requests: Iterator[ingest.StreamImagesRequest], context: grpc.ServicerContext

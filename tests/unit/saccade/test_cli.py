@@ -106,6 +106,16 @@ def test_search_shows_a_table(services: FakeServices, run: Run) -> None:
     assert request.mode == query.SEARCH_MODE_HYBRID
 
 
+def test_a_bulk_search_says_so_before_it_is_read(services: FakeServices, run: Run) -> None:
+    services.will("Search", query.SearchResponse())
+    assert run("search", "--text", "an owl", "--bulk").code == 0
+    assert services.last.lane == query.SEARCH_LANE_BULK
+    assert services.told == {"saccade-lane": "bulk"}
+    assert run("search", "--text", "an owl").code == 0
+    assert services.last.lane == query.SEARCH_LANE_UNSPECIFIED
+    assert services.told == {}
+
+
 def test_search_writes_json(services: FakeServices, run: Run) -> None:
     services.will("Search", query.SearchResponse(results=[result("one")]))
     outcome = run("search", "--text", "owl::2", "--like", "abc::-0.25", "--json", "--mode", "segment", "-k", 3)

@@ -283,3 +283,9 @@ def test_both_faces_have_every_call_with_its_documentation() -> None:
             assert method.__doc__ == getattr(calls, name).__doc__
             assert next(iter(inspect.signature(method).parameters)) == "self"
     assert "collection" in inspect.signature(Client.search).parameters
+
+
+def test_an_image_to_store_says_how_long_it_is(services: FakeServices, client: Client) -> None:
+    services.will("CreateImage", ingest.CreateImageResponse())
+    client.create_image("demo", NewImage(b"x" * 1000))
+    assert services.told == {"saccade-bytes": str(services.last.ByteSize())}
