@@ -33,7 +33,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 COLLECTION_NOT_FOUND: Final = 100
 COLLECTION_NOT_LOADED: Final = 101
 ALIAS_NOT_FOUND: Final = 1600
-_BUSY: Final = frozenset({3, 4, 5, 8})  # memory, requests, disk and rate limits
+_BUSY: Final = frozenset({3, 4, 5, 8, 9})  # memory, requests, disk and rate limits, and writes that quotas deny
 _AWAY: Final = frozenset({1, 2})  # not ready, no connection
 # Too few nodes; replicas, channels and segments on the move; nodes, storage and log gone.
 _PASSING: Final = frozenset({7, 103, *range(400, 700), *range(900, 1100), *range(1300, 1400)})

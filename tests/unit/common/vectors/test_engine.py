@@ -41,6 +41,7 @@ def silent_port() -> Iterator[int]:
         (2, Unavailable),
         (503, Unavailable),
         (8, Overloaded),
+        (9, Overloaded),
         (100, IndexMissing),
         (1100, Internal),
         (65535, Internal),
