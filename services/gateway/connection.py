@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -46,6 +47,36 @@ def connection_class(limits: ConnectionLimits) -> type[asyncio.Protocol]:
     return cast(type[asyncio.Protocol], partial(_Connection, limits=limits))
 
 
+class _HalfClosing:
+    """A transport that is closed in two steps where its caller is still sending: our side first.
+
+    Closed both ways at once with bytes unread, the connection would be reset, and our answer might be lost with it.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, has_all: Callable[[], bool], on_half_closed: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._has_all = has_all
+        self._on_half_closed = on_half_closed
+        self.half_closed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.half_closed or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.half_closed or self._has_all():
+            self._transport.close()
+            return
+        self.half_closed = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._on_half_closed()
+
+
 class _Connection(H11Protocol):
     """uvicorn's connection, which answers what is wrong with problems and gives up on who keeps it waiting."""
 
@@ -62,6 +93,8 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit it, or say why not."""
         super().connection_made(transport)
+        self._half = _HalfClosing(transport, lambda: self.conn.their_state is not h11.SEND_BODY, self._discard)
+        self.transport = cast(asyncio.Transport, self._half)
         if len(self.connections) > self._limits.max_connections and not self._make_room():
             detail = f"there are {self._limits.max_connections} connections already; come back in a moment"
             self._refuse(Problem(503, "TOO_MANY_CONNECTIONS", detail, retry_after_s=1))
@@ -80,6 +113,8 @@ class _Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on; who has begun a head must end it in time."""
         self._has_sent = True
+        if self._half.half_closed:
+            return
         super().data_received(data)
         if self.conn.their_state is not h11.SEND_BODY and self._discard_timer:
             self._discard_timer.cancel()
@@ -106,7 +141,7 @@ class _Connection(H11Protocol):
         if self.transport.is_closing():
             self._watch_reader()
         elif self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY:
-            self._discard_timer = self.loop.call_later(DISCARD_S, self._abort, "body_of_refused")
+            self._discard()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, also where its last answer was never read."""
@@ -170,6 +205,12 @@ class _Connection(H11Protocol):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
         self._watch_reader()
+
+    def _discard(self) -> None:
+        """Read the rest of a body that nobody wants, but not for long."""
+        self.flow.resume_reading()
+        if self._discard_timer is None:
+            self._discard_timer = self.loop.call_later(DISCARD_S, self._abort, "body_of_refused")
 
     def _watch_reader(self) -> None:
         """Look again and again whether the reader takes its answer."""

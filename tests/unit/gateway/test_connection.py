@@ -195,6 +195,20 @@ async def test_the_body_of_a_refused_request_is_not_waited_for(monkeypatch: Any)
         assert (await caller.answer())[0] == 200
 
 
+async def test_an_early_answer_reaches_those_who_still_send_and_want_the_connection_closed() -> None:
+    """Closed both ways at once with bytes unread, the connection is reset, and the answer may be lost."""
+    head = b"POST /early HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 100000000\r\n\r\n"
+    async with listening() as listener:
+        for _ in range(5):
+            caller = await listener.call()
+            caller.writer.write(head)
+            for _ in range(50):
+                caller.writer.write(bytes(100_000))
+                await caller.writer.drain()
+            assert (await caller.answer())[0] == 401
+            assert await asyncio.wait_for(caller.reader.read(), PATIENCE_S) == b""
+
+
 async def test_who_does_not_read_its_answer_is_given_up() -> None:
     before = ended("slow_reader")
     async with listening(idle_timeout_s=SHORT_S) as listener:
