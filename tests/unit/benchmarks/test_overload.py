@@ -44,4 +44,4 @@ def test_a_load_is_held_by_all_of_its_targets() -> None:
     good = Load(10.0, 100.0, 9.5, 0.95, 0.1, 0.2, 900, 0.01, {}, {"query": 0.01})
     assert good.held
     for wrong in ({"goodput_share": 0.8}, {"refused_p50_s": 0.2}, {"memory_growth": {"query": 0.5}}):
-        assert not Load(**(good.__dict__ | wrong)).held  # type: ignore[arg-type]
+        assert not Load(**(good.__dict__ | wrong)).held

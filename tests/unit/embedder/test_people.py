@@ -1,3 +1,5 @@
+import pytest
+
 from services.common.domain import Lane
 from services.common.embedder_client import EmbedderClient
 from services.embedder.people import LATELY_S, People
@@ -5,28 +7,24 @@ from tests.unit.embedder.conftest import Served
 from tests.unit.embedder.pictures import encoded, picture
 
 
-def test_they_are_there_for_a_while_after_they_asked() -> None:
+@pytest.mark.parametrize(("later_s", "here", "batch"), [(0.0, True, 8), (LATELY_S, False, 32)])
+def test_they_are_there_for_a_while_after_they_asked(later_s: float, here: bool, batch: int) -> None:
     now = [100.0]
     people = People(now=lambda: now[0])
-    assert not people.are_here
     assert people.bulk_batch(32) == 32
     people.seen()
-    assert people.are_here
-    assert people.bulk_batch(32) == 8
+    now[0] += later_s
+    assert people.are_here is here
+    assert people.bulk_batch(32) == batch
     assert people.bulk_batch(1) == 1
-    now[0] += LATELY_S
-    assert not people.are_here
 
 
-async def test_who_has_bulk_work_done_learns_of_them(served: Served) -> None:
+@pytest.mark.parametrize("seen_at", [float("-inf"), float("inf")])
+async def test_who_has_bulk_work_done_learns_of_them(served: Served, seen_at: float) -> None:
     client = EmbedderClient(f"dns:///{served.address}", timeout_s=30)
-    people = served.engines.people
-    people._seen_at = float("-inf")
-    assert not isinstance((await client.embed_images([encoded(picture())], lane=Lane.BULK))[0], Exception)
-    assert not client.people_are_here
-    await client.embed_texts(["red"])
-    # However long that took.
-    people._seen_at = float("inf")
-    await client.embed_images([encoded(picture())], lane=Lane.BULK)
-    assert client.people_are_here
+    # Never, or however long this takes.
+    served.engines.people._seen_at = seen_at
+    (vector,) = await client.embed_images([encoded(picture())], lane=Lane.BULK)
+    assert not isinstance(vector, Exception)
+    assert client.people_are_here is (seen_at > 0)
     await client.close()
