@@ -67,4 +67,4 @@ def test_damage_is_seen(callers: Callers, cluster: Cluster, ledger: Ledger) -> N
     assert set(report.lost) == {"a", "b", "d", "never"}
     assert set(report.twice) == {"c"}
     assert report.returned == {"e"}
-    assert {"ORIGINAL_MISSING", "ROWS_MISSING", "ROWS_DIFFER"} <= set(doctor(client, COLLECTION))
+    assert {"ORIGINAL_MISSING", "ROWS_MISSING", "ROWS_ORPHANED"} <= set(doctor(client, COLLECTION))
