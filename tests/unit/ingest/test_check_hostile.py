@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import struct_pb2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
@@ -58,6 +58,7 @@ def test_names_that_are_none(name: str) -> None:
         check_image_id(name)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_a_name_that_is_taken_stays_in_its_place(name: str) -> None:
     try:
