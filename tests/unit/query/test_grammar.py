@@ -1,7 +1,7 @@
 from time import process_time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.query.domain import Place, RelationKind
@@ -95,6 +95,7 @@ def test_any_text_has_a_reading_that_is_not_empty(text: str) -> None:
     assert (sentence.relation is None) == (sentence.second is None)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from(["two", "ten", "-of-", "of", "left", "the", "on", "s", ",", "-", "photo", "é", "'s", "over"])
