@@ -9,23 +9,40 @@ import pytest
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
 from services.common.vectors import Generation, VectorStore
-from tests.engines import MilvusServer, free_port, milvus_lite, milvus_real
+from tests.engines import MilvusServer, Process, free_port, milvus_lite, milvus_real
 from tests.integration import ingest_support, query_gallery
-from tests.integration.ingest_support import Ingest
+from tests.integration.ingest_support import Ingest, Stack
 from tests.integration.vectors_support import StartMilvus, counts, settings_for
 from tests.unit.common.vectors.filter_model import DIMENSION, image_rows, segment_rows
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingest]:
-    """An ingest service on milvus-lite, local objects and the toy models; what it logs must not show a mistake."""
+def embedder_port() -> int:
+    """Where the embedder is, also while it is not running."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def embedder(request: pytest.FixtureRequest, embedder_port: int) -> Iterator[Process]:
+    """An embedder with the toy models, and with the settings that a module's EMBEDDER names."""
+    with ingest_support.embedder_process(embedder_port, **getattr(request.module, "EMBEDDER", {})) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, embedder_port: int, embedder: Process
+) -> Iterator[Stack]:
+    """What ingest needs: milvus-lite, local objects, an embedder; a module's INGEST names further settings."""
     folder = tmp_path_factory.mktemp("ingest")
-    port = free_port()
-    with (
-        milvus_lite(folder / "milvus") as milvus,
-        ingest_support.embedder_process(port),
-        ingest_support.ingest_process(ingest_support.Stack(milvus, port, folder / "objects")) as ingest,
-    ):
+    with milvus_lite(folder / "milvus") as milvus:
+        yield Stack(milvus, embedder_port, folder / "objects", getattr(request.module, "INGEST", {}))
+
+
+@pytest.fixture(scope="module")
+def service(stack: Stack) -> Iterator[Ingest]:
+    """An ingest service on that; what it logs must not show a mistake."""
+    with ingest_support.ingest_process(stack) as ingest:
         yield ingest
         assert ingest.mistakes() == []
 

@@ -200,10 +200,11 @@ def test_killed_before_the_record(stack: Stack, ingest: IngestServiceStub, colle
     """A call that never ended leaves the image whole, or nothing of it."""
     data = picture(seed=4)
     whole, cut = record_of(data, id="whole", title="kept"), record_of(data, id="cut")
-    for record in (whole, cut):
-        put(stack, pending_key(collection, record.id), Marker(intent=record).model_dump_json().encode())
+    # Objects first, for the service looks at what its markers say at once.
     put(stack, thumbnail_key(collection, "cut"), b"x")
     put(stack, original_key(collection, "whole"), data)
+    for record in (whole, cut):
+        put(stack, pending_key(collection, record.id), Marker(intent=record).model_dump_json().encode())
     assert become(ingest, collection, (1, 2, 0))
     assert get(ingest, collection, "whole").title == "kept"
     assert read(stack, thumbnail_key(collection, "whole"))

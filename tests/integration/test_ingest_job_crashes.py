@@ -24,6 +24,7 @@ from tests.integration.ingest_support import (
     counts,
     create,
     embedder_process,
+    ended,
     ingest_process,
     listed,
     make_collection,
@@ -48,14 +49,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MilvusSe
 @pytest.fixture
 def stack(engines: tuple[MilvusServer, int], tmp_path: Path) -> Stack:
     return Stack(*engines, tmp_path / "objects", {"SACCADE_INGEST_RETIRE_S": "0.1"})
-
-
-def ended(ingest: IngestServiceStub, job_id: str) -> pb.Job:
-    def job() -> pb.Job:
-        return ingest.GetJob(pb.GetJobRequest(id=job_id), timeout=T, wait_for_ready=True).job
-
-    assert wait_until(lambda: job().state != pb.Job.STATE_RUNNING, timeout_s=JOB_T), job()
-    return job()
 
 
 def reindexed(stack: Stack) -> str:

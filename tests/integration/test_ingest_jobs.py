@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -17,20 +17,17 @@ from services.common.objects import ObjectMissing
 from services.common.records import CollectionRecord, TuningRecord, collection_key, tuning_key
 from services.common.settings import VectorSettings
 from services.common.vectors import Consistency, Generation, VectorStore
-from tests.engines import free_port, milvus_lite, wait_until
+from tests.engines import wait_until
 from tests.integration.ingest_support import (
     COLOURS,
     DURABLE,
     SEGMENTED,
-    Ingest,
     Stack,
     T,
     change,
     counts,
     create,
-    embedder_process,
     get,
-    ingest_process,
     listed,
     make_collection,
     picture,
@@ -47,32 +44,12 @@ RUNNING, SUCCEEDED = pb.Job.STATE_RUNNING, pb.Job.STATE_SUCCEEDED
 FAILED, CANCELLED = pb.Job.STATE_FAILED, pb.Job.STATE_CANCELLED
 
 
-SETTINGS = {
+EMBEDDER = {"SACCADE_MODEL": "toy,demo"}
+INGEST = {
     "SACCADE_INGEST_RETIRE_S": "0.5",
     "SACCADE_INGEST_GROWTH_CHECK_S": "0.3",
     "SACCADE_INGEST_MEASURE_ROWS": "8",
 }
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """milvus-lite, objects, and an embedder with two models."""
-    folder = tmp_path_factory.mktemp("jobs")
-    port = free_port()
-    with milvus_lite(folder / "milvus") as milvus, embedder_process(port, SACCADE_MODEL="toy,demo"):
-        yield Stack(milvus, port, folder / "objects", SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def service(stack: Stack) -> Iterator[Ingest]:
-    with ingest_process(stack) as ingest:
-        yield ingest
-        assert ingest.mistakes() == []
-
-
-@pytest.fixture
-def ingest(service: Ingest) -> IngestServiceStub:
-    return service.stub
 
 
 @pytest.fixture

@@ -3,37 +3,30 @@
 The embedder here has no segmenter, so that images are done when they are searchable, and refuses large images.
 """
 
-import itertools
 import signal
 import threading
-from collections.abc import Iterator
 
 import grpc
-import pytest
 
 from saccade.common.v1 import types_pb2
 from saccade.errors import ApiError
 from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from services.common.records import ImageRecord, ImageState, record_key
-from tests.engines import Process, free_port, milvus_lite, wait_until
+from tests.engines import Process, wait_until
 from tests.integration.ingest_support import (
     DURABLE,
     FAILED,
     SEARCHABLE,
     SEGMENTED,
-    Ingest,
     Stack,
     T,
     change,
     counts,
     create,
-    embedder_process,
     ended,
     get,
-    ingest_process,
     listed,
-    make_collection,
     picture,
     put,
     read,
@@ -42,39 +35,8 @@ from tests.integration.ingest_support import (
 )
 
 RECOVERY_S = 60
+EMBEDDER = {"SACCADE_SEGMENTER": "", "SACCADE_MAX_IMAGE_PIXELS": str(100 * 100)}
 LARGE = picture("green", side_px=128)
-_collections = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def embedder_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def embedder(embedder_port: int) -> Iterator[Process]:
-    settings = {"SACCADE_SEGMENTER": "", "SACCADE_MAX_IMAGE_PIXELS": str(100 * 100)}
-    with embedder_process(embedder_port, **settings) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, embedder_port: int, embedder: Process) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("outages")
-    with milvus_lite(folder / "milvus") as milvus:
-        yield Stack(milvus, embedder_port, folder / "objects")
-
-
-@pytest.fixture(scope="module")
-def service(stack: Stack) -> Iterator[Ingest]:
-    with ingest_process(stack) as ingest:
-        yield ingest
-        assert ingest.mistakes() == []
-
-
-@pytest.fixture
-def collection(ingest: IngestServiceStub) -> str:
-    return make_collection(ingest, name=f"o{next(_collections)}")
 
 
 def is_done(ingest: IngestServiceStub, collection: str) -> bool:

@@ -1,5 +1,6 @@
 """An image that makes the embedder's process end each time it is looked at: it is set aside, and others go on."""
 
+import asyncio
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from saccade.ingest.v1 import ingest_service_pb2 as pb
+from services.common.records import CollectionRecord, collection_key
+from services.common.settings import VectorSettings
+from services.common.vectors import Generation, VectorStore
 from tests.engines import EngineError, Process, free_port, milvus_lite, wait_until
 from tests.integration.ingest_support import (
     DURABLE,
@@ -26,6 +30,7 @@ from tests.integration.ingest_support import (
     ingest_process,
     make_collection,
     picture,
+    read,
 )
 
 RECOVERY_S = 90
@@ -86,18 +91,32 @@ def embedder(flag: Path) -> Iterator[tuple[Process, int]]:
 
 
 @pytest.fixture
-def service(tmp_path: Path, embedder: tuple[Process, int]) -> Iterator[Ingest]:
-    settings = {"SACCADE_INGEST_MAX_BACKOFF_S": "1"}
-    with (
-        milvus_lite(tmp_path / "milvus") as milvus,
-        ingest_process(Stack(milvus, embedder[1], tmp_path / "objects", settings)) as ingest,
-    ):
+def stack(tmp_path: Path, embedder: tuple[Process, int]) -> Iterator[Stack]:
+    with milvus_lite(tmp_path / "milvus") as milvus:
+        yield Stack(milvus, embedder[1], tmp_path / "objects", {"SACCADE_INGEST_MAX_BACKOFF_S": "1"})
+
+
+@pytest.fixture
+def service(stack: Stack) -> Iterator[Ingest]:
+    with ingest_process(stack) as ingest:
         yield ingest
         assert ingest.mistakes() == []
 
 
+def forget(stack: Stack, collection: str, ids: list[str]) -> None:
+    """Let the index lose rows."""
+    record = CollectionRecord.model_validate_json(read(stack, collection_key(collection)))
+
+    async def run() -> None:
+        vectors = VectorStore(VectorSettings(milvus_uri=stack.milvus.uri))
+        await vectors.delete_images(Generation.of(record), ids)
+        await vectors.close()
+
+    asyncio.run(run())
+
+
 def test_it_is_set_aside_and_tried_again_when_it_is_changed_or_repaired(
-    service: Ingest, embedder: tuple[Process, int], flag: Path
+    stack: Stack, service: Ingest, embedder: tuple[Process, int], flag: Path
 ) -> None:
     ingest = service.stub
     name = make_collection(ingest)
@@ -123,3 +142,15 @@ def test_it_is_set_aside_and_tried_again_when_it_is_changed_or_repaired(
         job = ingest.RepairCollection(pb.RepairCollectionRequest(collection=name), timeout=T).job
         assert ended(ingest, job.id).state == pb.Job.STATE_SUCCEEDED
         assert wait_until(lambda: get(ingest, name, "again").state == SEGMENTED, timeout_s=RECOVERY_S)
+
+        # A repair that has to make its vectors anew sets it aside too, and restores the others.
+        flag.touch()
+        assert wait_until(lambda: counts(ingest, name)[2] == 0, timeout_s=RECOVERY_S)
+        forget(stack, name, ["again", "i1"])
+        job = ingest.RepairCollection(pb.RepairCollectionRequest(collection=name), timeout=T).job
+        job = ended(ingest, job.id)
+        assert job.state == pb.Job.STATE_SUCCEEDED, job
+        assert {finding.kind: finding.found for finding in job.findings} == {"ROWS_MISSING": 2}, job
+        image = get(ingest, name, "again")
+        assert (image.state, "the embedder went away" in image.failure) == (FAILED, True), image
+        assert (counts(ingest, name)[0], counts(ingest, name)[2]) == (7, 0)

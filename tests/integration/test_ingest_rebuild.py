@@ -20,7 +20,7 @@ from saccade.ingest.v1 import ingest_service_pb2 as pb
 from saccade.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from saccade.query.v1 import query_service_pb2 as query_pb
 from saccade.query.v1.query_service_pb2_grpc import QueryServiceStub
-from tests.engines import Process, free_port, milvus_lite, wait_until
+from tests.engines import Process, milvus_lite, wait_until
 from tests.integration.ingest_support import (
     COLOURS,
     DURABLE,
@@ -30,7 +30,6 @@ from tests.integration.ingest_support import (
     T,
     counts,
     create,
-    embedder_process,
     ended,
     get,
     ingest_process,
@@ -43,17 +42,6 @@ RECOVERY_S = 60
 NAMES = ("first", "second")
 IMAGES = len(COLOURS)
 Answer = list[tuple[str, float]]
-
-
-@pytest.fixture(scope="module")
-def embedder_port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def embedder(embedder_port: int) -> Iterator[Process]:
-    with embedder_process(embedder_port) as process:
-        yield process
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from services.common.records import (
 from services.common.settings import VectorSettings
 from services.common.vectors import Generation, ImageRow, VectorStore
 from services.ingest.markers import Marker, Op
-from tests.engines import free_port, milvus_lite, wait_until
+from tests.engines import wait_until
 from tests.integration.ingest_support import (
     COLOURS,
     DURABLE,
@@ -36,10 +36,8 @@ from tests.integration.ingest_support import (
     T,
     counts,
     create,
-    embedder_process,
     ended,
     get,
-    ingest_process,
     listed,
     make_collection,
     picture,
@@ -52,22 +50,8 @@ from tests.integration.ingest_support import (
 
 _T = TypeVar("_T")
 RECOVERY_S = 60
+INGEST = {"SACCADE_INGEST_REPAIR_GRACE_S": "0"}
 IDS = [f"i{i}" for i in range(6)]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("repair")
-    port = free_port()
-    with milvus_lite(folder / "milvus") as milvus, embedder_process(port):
-        yield Stack(milvus, port, folder / "objects", {"SACCADE_INGEST_REPAIR_GRACE_S": "0"})
-
-
-@pytest.fixture(scope="module")
-def service(stack: Stack) -> Iterator[Ingest]:
-    with ingest_process(stack) as ingest:
-        yield ingest
-        assert ingest.mistakes() == []
 
 
 @pytest.fixture(scope="module")

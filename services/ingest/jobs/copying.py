@@ -70,6 +70,13 @@ class Whole:
     segments: tuple[Segment, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _None:
+    """An image that can have no vectors, and why; None: it is another one by now."""
+
+    why: SaccadeError | None
+
+
 class Copier:
     """Brings images into generations."""
 
@@ -108,7 +115,7 @@ class Copier:
             elif _changed(record, copying.since_ms):
                 wanted.append(record)
         whole, refused = await self.with_vectors(run, copying, wanted)
-        gone += refused
+        gone += list(refused)
         run.check()
         await run.ask(self._written, copying, whole, gone)
 
@@ -126,15 +133,18 @@ class Copier:
 
     async def with_vectors(
         self, run: Run, copying: Copying, records: Sequence[ImageRecord]
-    ) -> tuple[list[Whole], list[str]]:
-        """Images with their vectors, and ids of those that can have none, which count as failed in `run`."""
+    ) -> tuple[list[Whole], dict[str, SaccadeError | None]]:
+        """Images with their vectors, and ids of those that can have none, which count as failed in `run`, with why.
+
+        One that was replaced or removed meanwhile has none either, and that is no failure.
+        """
         known: dict[str, Vector] = {}
         segments_known: dict[str, dict[int, Vector]] = {}
         if copying.reuses_vectors and records:
             known, segments_known = await run.ask(self._standing_vectors, copying, [r.id for r in records])
         slots = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def complete(record: ImageRecord) -> Whole | None:
+        async def complete(record: ImageRecord) -> Whole | _None:
             async with slots:
                 try:
                     segments = await self._segments(run, copying, record)
@@ -147,13 +157,15 @@ class Copier:
                 except (InvalidArgument, Internal) as exc:
                     now = await run.ask(self._files.read, copying.source.name, record.id)
                     # One that was replaced or removed meanwhile is no failure, and comes again by its mark.
-                    if now is not None and now.sha256 == record.sha256:
-                        run.failed(record.id, exc)
-                    return None
+                    if now is None or now.sha256 != record.sha256:
+                        return _None(None)
+                    run.failed(record.id, exc)
+                    return _None(exc)
 
         results = await _all(complete(record) for record in records)
-        whole = [result for result in results if result is not None]
-        return whole, [record.id for record, result in zip(records, results, strict=True) if result is None]
+        whole = [result for result in results if isinstance(result, Whole)]
+        pairs = zip(records, results, strict=True)
+        return whole, {record.id: result.why for record, result in pairs if isinstance(result, _None)}
 
     async def _segments(self, run: Run, copying: Copying, record: ImageRecord) -> tuple[Segment, ...]:
         if record.state is not ImageState.SEGMENTED:

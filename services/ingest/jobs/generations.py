@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from services.common.errors import FailedPrecondition
 from services.common.records import CollectionRecord, GenerationRecord
 from services.common.vectors import Generation, VectorStore
 from services.ingest.jobs.findings import Kind
@@ -32,7 +31,7 @@ class Generations:
         survey = await run.ask(self._vectors.survey, live)
         there = survey.complete and survey.of_this_model
         if not survey.complete:
-            await told.one(Kind.INDEX_MISSING, record.name, partial(self._make, live))
+            await told.one(Kind.INDEX_MISSING, record.name, partial(self._make_anew, live))
         elif not survey.of_this_model:
             await told.one(Kind.INDEX_OF_OTHER_MODEL, record.name, partial(self._make_anew, live))
         elif not survey.active:
@@ -62,22 +61,12 @@ class Generations:
         for number in sorted(numbers - known):
             await told.one(Kind.GENERATION_ABANDONED, f"G{number}", partial(self._drop, record, number))
 
-    async def _make(self, live: Generation) -> None:
-        # What is left of one would be of another model, perhaps; both are filled anew.
-        await self._vectors.deactivate(live.collection)
-        try:
-            await self._vectors.create_generation(live)
-        except FailedPrecondition as exc:
-            if exc.reason != "MODEL_MISMATCH":
-                raise
-            await self._vectors.drop_generation(live)
-            await self._vectors.create_generation(live)
-        await self._vectors.activate(live)
-
     async def _make_anew(self, live: Generation) -> None:
+        # Whole: rows that are left without those beside them, or of another model, would not be found out again.
         await self._vectors.deactivate(live.collection)
         await self._vectors.drop_generation(live)
-        await self._make(live)
+        await self._vectors.create_generation(live)
+        await self._vectors.activate(live)
 
     async def _forget(self, run: Run, generation: GenerationRecord, role: str) -> None:
         record = await self._owning.change(run, lambda now: now.model_copy(update={role: None}))

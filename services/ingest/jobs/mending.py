@@ -6,9 +6,10 @@ A step that is cut off leaves a marker, or nothing; what it leaves is finished b
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
-from services.common.errors import InvalidImage
+from services.common.errors import InvalidImage, SaccadeError
 from services.common.records import CollectionRecord, ImageRecord, ImageState
 from services.common.vectors import Generation, VectorStore
 from services.ingest.collections import Collections
@@ -98,7 +99,7 @@ class Mender:
 
         async def write(image: Whole) -> None:
             async with slots:
-                await run.ask(self._kept, lambda: self._write_rows(owner, image))
+                await run.ask(self._kept, partial(self._write_rows, owner, image))
 
         results = await asyncio.gather(*map(write, whole), return_exceptions=True)
         for result in results:
@@ -106,8 +107,9 @@ class Mender:
             if isinstance(result, BaseException):
                 raise result
         by_id = {record.id: record for record in records}
-        for image_id in refused:
-            await run.ask(self._kept, lambda image_id=image_id: self._refuse(owner, by_id[image_id]))  # type: ignore[misc]
+        for image_id, error in refused.items():
+            if error is not None:
+                await run.ask(self._kept, partial(self._refuse, owner, by_id[image_id], error))
 
     async def remove_rows(self, owner: CollectionRecord, image_id: str) -> bool:
         """Remove the rows of an image that is not stored; whether that was so."""
@@ -150,12 +152,11 @@ class Mender:
             await self._vectors.replace_segments(live, image.record.id, rows)
             await self._vectors.upsert_images(live, [image_row(image.record, image.vector)])
 
-    async def _refuse(self, owner: CollectionRecord, record: ImageRecord) -> None:
-        """The embedder takes the image no more, or it takes the embedder down."""
+    async def _refuse(self, owner: CollectionRecord, record: ImageRecord, error: SaccadeError) -> None:
+        """The image's vectors can not be made again: the embedder refuses it, or the image takes it down."""
         key = (owner.name, record.id)
         async with self._collections.use(owner.name), self._locks.hold(key):
             if await self._markers.get(*key) is None and await self._files.read(*key) == record:
-                error = InvalidImage("the image's vectors were lost, and can not be made again")
                 await self._vectors.delete_images(Generation.of(owner), [record.id])
                 await self._pipeline.make_failed(owner.name, record, error)
 
