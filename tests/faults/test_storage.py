@@ -44,7 +44,8 @@ def test_what_milvus_refuses_is_stored_and_indexed_later(callers: Callers, clust
     usual = cluster.processes["milvus"]
     cluster.replace("milvus", usual.variant(DENY_WRITES))
     try:
-        # Milvus looks at its limits every few seconds, and takes some writes at first.
+        # Milvus looks at its limits every few seconds, and takes some writes at first. From then on indexing waits, so
+        # that callers in a hurry run out of time.
         refusals: list[ApiError] = []
 
         def is_refused() -> bool:
@@ -52,7 +53,7 @@ def test_what_milvus_refuses_is_stored_and_indexed_later(callers: Callers, clust
                 callers.store("searchable")
             except ApiError as exc:
                 refusals.append(exc)
-            return any("quota exceeded" in error.message for error in refusals)
+            return bool(refusals)
 
         assert wait_until(is_refused, timeout_s=PATIENCE_S), refusals
         assert {error.code for error in refusals} <= PASSING
