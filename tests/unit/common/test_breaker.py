@@ -61,6 +61,7 @@ def test_a_trial_that_hangs_keeps_nobody_from_the_next() -> None:
     assert second not in {0, hanging}
     # What the first one says by now is old.
     breaker.leave(hanging, False)
+    assert breaker.state is State.PROBING
     breaker.leave(second, True)
     assert breaker.state is State.CLOSED
 

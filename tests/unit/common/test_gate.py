@@ -103,6 +103,19 @@ async def test_a_patient_one_waits_where_others_are_refused() -> None:
     await end(patient)
 
 
+async def test_who_leaves_as_its_turn_comes_gives_the_place_back() -> None:
+    gate = Gate("test", places=1, waiting=4)
+    async with AsyncExitStack() as inside:
+        await inside.enter_async_context(gate.entered(INTERACTIVE))
+        first, second = await come(gate, 2)
+    # It has its place by now, and does not know yet.
+    first.task.cancel()
+    await settled()
+    assert (first.inside, second.inside) == (False, True)
+    await end(first, second)
+    assert sum(gate._inside.values()) == 0
+
+
 async def test_who_waits_too_long_is_refused() -> None:
     gate = Gate("test", places=1, waiting=4)
     (inside,) = await come(gate, 1)
