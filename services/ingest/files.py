@@ -28,7 +28,7 @@ _JSON: Final = "application/json"
 _WEBP: Final = "image/webp"
 _RECORD: Final = "record.json"
 # Objects in one listing of images; each has up to four.
-_LISTED: Final = 1_000
+_LISTED: Final = 4_000
 
 
 class RecordDamaged(Internal):
