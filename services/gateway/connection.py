@@ -88,12 +88,13 @@ class _Connection(H11Protocol):
         self._discard_timer: asyncio.TimerHandle | None = None
         self._quiet_since = self.loop.time()
         self._has_sent = False
+        self._is_sending = False
         self._lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Admit it, or say why not."""
         super().connection_made(transport)
-        self._half = _HalfClosing(transport, lambda: self.conn.their_state is not h11.SEND_BODY, self._discard)
+        self._half = _HalfClosing(transport, self._has_all, self._discard)
         self.transport = cast(asyncio.Transport, self._half)
         if len(self.connections) > self._limits.max_connections and not self._make_room():
             detail = f"there are {self._limits.max_connections} connections already; come back in a moment"
@@ -160,6 +161,10 @@ class _Connection(H11Protocol):
             self._write_timer.cancel()
             self._write_timer = None
 
+    def _has_all(self) -> bool:
+        """Whether the caller has nothing more to send."""
+        return not self._is_sending and self.conn.their_state is not h11.SEND_BODY
+
     @property
     def _is_idle(self) -> bool:
         answered = self.cycle is None or self.cycle.response_complete
@@ -203,6 +208,8 @@ class _Connection(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
+        # Where something came, more may be on its way; those whom there is no room for are not waited for.
+        self._is_sending = self._has_sent
         self.transport.close()
         self._watch_reader()
 

@@ -169,13 +169,17 @@ async def test_idle_connections_make_room_and_busy_ones_do_not() -> None:
     async with listening(max_connections=2) as listener:
         idle = await listener.call(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await idle.answer()
-        busy = await listener.call(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
-        other = await listener.call(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        callers = []
+        for _ in range(2):
+            callers.append(await listener.call(head))
+            # It is being served.
+            assert b" 100 " in await asyncio.wait_for(callers[-1].reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         assert await idle.ended() == b""
         refused = await listener.call()
         assert await refused.refusal() == (503, "TOO_MANY_CONNECTIONS")
-        for caller in (busy, other):
-            await caller.send(b"b")
+        for caller in callers:
+            await caller.send(b"ab")
             assert (await caller.answer())[2] == b"2"
     assert ended("idle") == before + 1
 
