@@ -71,7 +71,9 @@ def main(
     sizes: Annotated[str, typer.Option(help="Rows of the collections with an IVF_FLAT index.")] = SIZES,
     lsh_sizes: Annotated[str, typer.Option(help="Rows of those with an LSH index.")] = LSH_SIZES,
     queries: Annotated[int, typer.Option(help="Queries of each case.")] = 100,
-    tools: Annotated[Path, typer.Option(envvar="SACCADE_TOOLS", help="Where `make tools` put Milvus.")] = Path(".tools"),
+    tools: Annotated[Path, typer.Option(envvar="SACCADE_TOOLS", help="Where `make tools` put Milvus.")] = Path(
+        ".tools"
+    ),
     out: Annotated[Path, typer.Option(help="Where the report is written as JSON.")] = Path("build/recall.json"),
 ) -> None:
     """Measure the recall of the vector index on Milvus."""

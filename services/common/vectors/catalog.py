@@ -116,7 +116,8 @@ class Catalog:
                         raise
             client.load_collection(name, timeout=left_s)
 
-        await self._engine.run(create)
+        # milvus-lite is between two states while another replica makes it, and says that it is not ready.
+        await self._engine.run(create, again=True)
 
     async def activate(self, generation: Generation) -> None:
         """See VectorStore."""
