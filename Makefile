@@ -65,7 +65,7 @@ overload: $(INSTALLED) ## Offer ten times what can be answered, and bulk work be
 	$(BIN)/python -m benchmarks.overload
 
 .PHONY: test
-test: $(INSTALLED) tools ## All tests
+test: $(INSTALLED) tools ## All tests but those of faults, which take longer (test-faults)
 	$(PYTEST) $(RERUNS) --ignore=tests/faults tests
 
 .PHONY: test-unit
