@@ -70,7 +70,7 @@ class Import:
             if "bucket" in params:
                 return Bucket(self._settings, params["bucket"], params["prefix"], max_bytes=most)
             if "folder" in params:
-                folder = check_folder(self._settings.import_root, params["folder"])
+                folder = check_folder(self._settings, params["folder"])
                 return Folder(self._settings, folder, max_bytes=most)
         except SaccadeError as exc:
             raise JobFailed(exc.message) from exc

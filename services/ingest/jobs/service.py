@@ -15,7 +15,7 @@ from services.ingest.collections import Collections
 from services.ingest.jobs.owning import Owning
 from services.ingest.jobs.record import JobRecord, new_job_id
 from services.ingest.jobs.runner import JobRunner
-from services.ingest.jobs.sources import check_folder
+from services.ingest.jobs.sources import check_bucket, check_folder
 from services.ingest.jobs.store import JobStore
 from services.ingest.markers import now_ms
 from services.ingest.settings import IngestSettings
@@ -143,26 +143,16 @@ class Jobs:
         await self._collections.get(new.collection, anew=True)
         params: dict[str, Any] = {"tags": list(new.tags)}
         if new.folder:
-            await asyncio.to_thread(check_folder, self._settings.import_root, new.folder)
+            await asyncio.to_thread(check_folder, self._settings, new.folder)
             params |= {"folder": new.folder}
         elif not new.urls:
-            self._check_bucket(new.bucket)
+            check_bucket(self._settings, new.bucket)
             check_prefix(new.prefix)
             params |= {"bucket": new.bucket, "prefix": new.prefix}
         job = self._new("import", new.collection, params).model_copy(update={"total": len(new.urls)})
         await self._store.add(job, attached=new.urls)
         self._runner.wake(job.id)
         return job
-
-    def _check_bucket(self, bucket: str) -> None:
-        allowed = {name.strip() for name in self._settings.import_buckets.split(",")} - {""}
-        if bucket not in allowed:
-            raise FailedPrecondition(
-                f"images can not be imported from the bucket {bucket!r}: SACCADE_INGEST_IMPORT_BUCKETS names "
-                f"{', '.join(sorted(allowed)) or 'none'}",
-                field="bucket.bucket",
-                reason="IMPORT_NOT_ALLOWED",
-            )
 
     async def get(self, job_id: str) -> JobRecord:
         """The job; NotFound if there is none."""

@@ -6,7 +6,7 @@ A source names its items in an order that stays, so that an import knows by the 
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from services.common.errors import FailedPrecondition, InvalidArgument, InvalidImage, NotFound
@@ -15,8 +15,9 @@ from services.common.objects import LocalObjects, ObjectStore
 from services.common.objects.minio import S3Objects
 from services.common.objects.store import check_prefix
 from services.common.settings import ObjectSettings
+from services.ingest.settings import IngestSettings
 
-__all__ = ["Addresses", "Bucket", "Folder", "Source", "check_folder"]
+__all__ = ["Addresses", "Bucket", "Folder", "Source", "check_bucket", "check_folder"]
 
 
 class Source(Protocol):
@@ -108,7 +109,21 @@ class Addresses:
         """See Source; the fetcher is not its own."""
 
 
-def check_folder(root: str, url: str) -> Path:
+def check_bucket(settings: IngestSettings, bucket: str) -> None:
+    """FailedPrecondition unless images may be imported from this bucket."""
+    allowed = {name.strip() for name in settings.import_buckets.split(",")} - {""}
+    if bucket not in allowed:
+        raise _not_allowed(
+            "bucket.bucket",
+            f"images can not be imported from the bucket {bucket!r}: SACCADE_INGEST_IMPORT_BUCKETS names "
+            f"{', '.join(sorted(allowed)) or 'none'}",
+        )
+    own = urlsplit(settings.objects_url)
+    if own.scheme == "s3" and own.netloc == bucket:
+        raise _not_allowed("bucket.bucket", _OWN)
+
+
+def check_folder(settings: IngestSettings, url: str) -> Path:
     """The folder that `file:///...` names.
 
     Raises:
@@ -116,22 +131,37 @@ def check_folder(root: str, url: str) -> Path:
         InvalidArgument: this is no such address.
         NotFound: there is no such folder.
     """
-    if not root:
-        raise FailedPrecondition(
-            "images can not be imported from folders here: SACCADE_INGEST_IMPORT_ROOT names none",
-            field="folder",
-            reason="IMPORT_NOT_ALLOWED",
+    if not settings.import_root:
+        raise _not_allowed(
+            "folder", "images can not be imported from folders here: SACCADE_INGEST_IMPORT_ROOT names none"
         )
-    parts = urlsplit(url)
-    if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+    folder = _folder(url)
+    if folder is None:
         raise InvalidArgument("is file:///folder", field="folder")
-    folder = Path(unquote(parts.path)).resolve()
-    if not folder.is_relative_to(Path(root).resolve()):
-        raise FailedPrecondition(
+    if not folder.is_relative_to(Path(settings.import_root).resolve()):
+        raise _not_allowed(
+            "folder",
             "images are imported from folders below the one that SACCADE_INGEST_IMPORT_ROOT names, and from no others",
-            field="folder",
-            reason="IMPORT_NOT_ALLOWED",
         )
+    own = _folder(settings.objects_url)
+    if own is not None and (folder.is_relative_to(own) or own.is_relative_to(folder)):
+        raise _not_allowed("folder", _OWN)
     if not folder.is_dir():
         raise NotFound("there is no such folder", field="folder", reason="FOLDER_NOT_FOUND")
     return folder
+
+
+# Whoever may import into one collection would see what is in all others.
+_OWN: Final = "the images of all collections are kept there; import from another place"
+
+
+def _folder(url: str) -> Path | None:
+    """The folder that an address names; None where it names none."""
+    parts = urlsplit(url)
+    if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+        return None
+    return Path(unquote(parts.path)).resolve()
+
+
+def _not_allowed(field: str, message: str) -> FailedPrecondition:
+    return FailedPrecondition(message, field=field, reason="IMPORT_NOT_ALLOWED")
