@@ -194,6 +194,7 @@ def revoke_key(path: Path, name_or_id: str) -> KeyEntry:
 @contextmanager
 def _changing(path: Path) -> Iterator[list[KeyEntry]]:
     """The entries, to be changed by one process at a time; written in one step, for its owner's eyes only."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (path.parent / f".{path.name}.lock").open("a") as lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)

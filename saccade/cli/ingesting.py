@@ -133,8 +133,14 @@ class _Run:
         """Id -> SHA-256 of those that are stored and have come as far as is waited for."""
         if not ids:
             return {}
-        found = self._client.list_images(self._collection, filter=filters.ids(*ids), page_size=len(ids))
         enough = {state for state in _REACHED.values() if state >= _REACHED[self._wait]}
+        try:
+            found = list(self._client.list_images(self._collection, filter=filters.ids(*ids), page_size=len(ids)))
+        except ApiError as exc:
+            if not _index_is_away(exc):
+                raise
+            # Images are taken all the same; what is stored already is seen when it comes.
+            return {}
         return {image.id: image.sha256 for image in found if image.state in enough}
 
     def _take(self, result: StreamResult) -> None:
@@ -216,10 +222,20 @@ def _identity(image: NewImage) -> tuple[str, str] | None:
     return image.id or content_id(data), hashlib.sha256(data).hexdigest()
 
 
+def _index_is_away(error: ApiError) -> bool:
+    """Whether ingest answers, but without the index: it was lost, or does not answer."""
+    if error.code == grpc.StatusCode.NOT_FOUND:
+        return error.reason == "INDEX_MISSING"
+    return bool(error.reason) and error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
 def _create(client: Client, collection: str, model: str, vocabulary: str) -> None:
     try:
         client.get_collection(collection)
     except ApiError as exc:
+        if _index_is_away(exc):
+            # Whether it is there shows when the first image is stored.
+            return
         if exc.code != grpc.StatusCode.NOT_FOUND:
             raise
         client.create_collection(collection, model=model, vocabulary=vocabulary)

@@ -129,7 +129,7 @@ def cancel(context: typer.Context, job_id: JobArgument, as_json: JsonOption = Fa
 
 
 def follow(client: Client, job: ingest.Job, *, wait: bool, as_json: bool) -> None:
-    """Show a job that was started; with `wait`, when it has ended."""
+    """Show a job that was started; with `wait`, when it has ended. Exit code 1 where it, or any image of it, failed."""
     if wait:
         job = ended(client, job)
     if as_json:
@@ -138,7 +138,7 @@ def follow(client: Client, job: ingest.Job, *, wait: bool, as_json: bool) -> Non
         _show(job)
     else:
         note(f"started {job.id}; `saccade jobs show {job.id} --wait` follows it")
-    if wait and job.state != ingest.Job.STATE_SUCCEEDED:
+    if wait and (job.state != ingest.Job.STATE_SUCCEEDED or job.failed):
         raise typer.Exit(1)
 
 

@@ -41,7 +41,12 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     report: dict[str, Any] = {service: error.message if error else "ready" for service, error in errors.items()}
     if not errors["embedder"]:
         report["model"] = to_dict(client.get_model())
-    stored = None if errors["ingest"] else list(client.list_collections())
+    stored, why = None, "ingest could not be asked"
+    if not errors["ingest"]:
+        try:
+            stored = list(client.list_collections())
+        except ApiError as exc:
+            why = exc.message
     if as_json:
         listed = None if stored is None else [to_dict(collection) for collection in stored]
         write_json(report | {"collections": listed})
@@ -55,12 +60,12 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
             if len(model["models"]) > 1:
                 note(f"also loaded: {', '.join(model['models'][1:])}")
         if stored is None:
-            note("collections: unknown, because ingest could not be asked")
+            note(f"collections: unknown, because {why}")
         else:
             _show_collections(stored)
         if any(error and unanswered(error) for error in errors.values()):
             note(START_HINT)
-    if any(errors.values()):
+    if any(errors.values()) or stored is None:
         raise typer.Exit(1)
 
 

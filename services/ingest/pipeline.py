@@ -5,7 +5,7 @@ step writes rows first and only then says in the record that they are there.
 
 A step ends with a look at the collection's record. Where the next generation is being built, the image gets a dirty
 mark; where another one went live meanwhile, the rows are written there too, or, if it has another model, `Moved` is
-raised.
+raised. So it is where tags were chosen from a vocabulary that is not the collection's any more.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 class Moved(Exception):
-    """A generation of another model went live meanwhile; the image's vectors have to be made anew."""
+    """The collection has another model or vocabulary by now; what was made of the image has to be made anew."""
 
 
 class Pipeline:
@@ -128,7 +128,7 @@ class Pipeline:
             await self._files.write(owner.name, done)
             return done
 
-        return await self._in_live_generation(collection, record.id, write, vectors=True)
+        return await self._in_live_generation(collection, record.id, write, vectors=True, tags=True)
 
     async def make_failed(self, collection: str, record: ImageRecord, error: SaccadeError) -> ImageRecord:
         """Write down that the image can not be indexed; the record as written."""
@@ -199,6 +199,7 @@ class Pipeline:
         write: Callable[[CollectionRecord], Awaitable[_T]],
         *,
         vectors: bool = False,
+        tags: bool = False,
     ) -> _T:
         """Write an image's rows, and once more where another generation is live by then.
 
@@ -207,6 +208,8 @@ class Pipeline:
             image_id: The image.
             write: Writes rows under a record of the collection.
             vectors: Whether `write` brings vectors of `used`'s model: no other generation may have them.
+            tags: Whether it brings tags from `used`'s vocabulary. A retag job that changes it has looked at all images
+                that were there; this one may have come after.
         """
         while True:
             written = await write(used)
@@ -214,6 +217,8 @@ class Pipeline:
             if now.building is not None:
                 # After all that was written: whoever reads the mark finds it.
                 await self._dirt.leave(now.name, image_id, generation=now.generation)
+            if tags and now.vocabulary != used.vocabulary:
+                raise Moved
             if now.generation == used.generation:
                 return written
             if vectors and now.fingerprint != used.fingerprint:

@@ -118,7 +118,7 @@ class Worker:
         work.end(InvalidImage(error.message, reason=error.reason))
 
     async def _advanced(self, work: Work, crowded: Callable[[], bool]) -> bool:
-        """Bring the image on; false where a generation of another model went live on the way."""
+        """Bring the image on; false where the collection got another model or vocabulary on the way."""
         try:
             await self._advance(work, crowded)
         except Moved:
@@ -250,7 +250,7 @@ class Worker:
             return record
 
     async def _begin_anew(self, work: Work) -> None:
-        """Where a generation of another model went live: what was made for the one before is of no use."""
+        """Where the collection got another model or vocabulary: what was made for the one before is of no use."""
         async with self._held(work):
             if (record := await self._files.read(*work.key)) is not None:
                 await self._files.write(work.collection, record.model_copy(update={"state": ImageState.DURABLE}))

@@ -20,13 +20,13 @@ RECORD = ImageRecord(
 
 
 async def test_a_marker_is_held_for_a_while(objects: ObjectStore) -> None:
-    store = MarkerStore(objects, lease_s=0.15)
+    store = MarkerStore(objects, lease_s=1)
     assert await store.get("c", "a") is None
     held = await store.hold("c", "a", Marker(op=Op.DELETE))
     assert held.leased
     assert held.lease_owner == store.owner
     assert await store.get("c", "a") == held
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + 30
     while held.leased:
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.01)

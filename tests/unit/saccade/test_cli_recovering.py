@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 
 from saccade import Client
+from saccade.embedder.v1 import embedder_service_pb2 as embedder
 from saccade.ingest.v1 import ingest_service_pb2 as ingest
+from services.common.errors import DeadlineExceeded, NotFound, SaccadeError, Unavailable
 from tests.unit.saccade.fakes import FakeServices
 from tests.unit.saccade.test_cli import Run, run  # noqa: F401 - a fixture
 
@@ -90,3 +92,36 @@ def test_rebuild(services: FakeServices, run: Run) -> None:  # noqa: F811
 
     services.will("ListCollections", ingest.ListCollectionsResponse(collections=collections[:1]))
     assert "lost no collection" in run("rebuild").err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("the index has lost the collection", reason="INDEX_MISSING"),
+        Unavailable("Milvus does not answer", reason="MILVUS_UNAVAILABLE"),
+        DeadlineExceeded("Milvus did not answer in time"),
+    ],
+)
+def test_images_are_taken_while_the_index_is_away(
+    services: FakeServices,
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+    error: SaccadeError,
+) -> None:
+    services.will("GetModel", embedder.GetModelResponse(model="toy"))
+    for call in ("GetCollection", "ListImages", "ListCollections"):
+        services.will(call, error)
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    outcome = run("ingest", tmp_path, "--collection", "mine", "--wait", "durable")
+    assert outcome.code == 0
+    assert "1 stored" in outcome.err
+    # How things stand is asked just then.
+    outcome = run("status")
+    assert (outcome.code, f"collections: unknown, because {error.message}" in outcome.err) == (1, True)
+    assert "toy" in outcome.err
+
+
+def test_an_import_that_failed_at_some_ends_with_1(services: FakeServices, run: Run) -> None:  # noqa: F811
+    services.will("ImportImages", ingest.ImportImagesResponse(job=job("import", done=10, failed=3)))
+    assert run("import", "mine", "s3://photos", "--wait").code == 1
+    assert run("import", "mine", "s3://photos").code == 0
