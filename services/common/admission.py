@@ -25,6 +25,8 @@ __all__ = ["Admission", "AdmissionInterceptor"]
 
 # Of a number that may be meant; Python takes long to read a very long one.
 _DIGITS: Final = 20
+# A request that finds no room for its bytes for so long is refused, in seconds.
+_ROOM_S: Final = 30.0
 # A request that has not arrived after so long holds its place no longer, in seconds.
 _READ_S: Final = 30.0
 # How often the event loop's lateness is looked at, and how often gates are told, in seconds.
@@ -137,7 +139,11 @@ def _admitted(admission: Admission, lane: Lane, longest: int, handler: Any) -> C
 
 async def _read(admission: Admission, longest: int, handler: Any, context: _Context, held: AsyncExitStack) -> Any:
     if admission.budget is not None:
-        share = await admission.budget.take(longest)
+        try:
+            async with asyncio.timeout(_ROOM_S):
+                share = await admission.budget.take(longest)
+        except TimeoutError as exc:
+            raise Overloaded("too many bytes are in hand; try again in a second", retry_after_s=1.0) from exc
         held.callback(share.release)
     async with asyncio.timeout(_READ_S):
         data = await context.read()

@@ -171,3 +171,17 @@ async def test_strangers_are_told_so_and_hold_no_place(tmp_path: Path) -> None:
         servicer.leave.set()
         answer = await stub.EmbedTexts(texts(), timeout=60, metadata=(("authorization", f"Bearer {key}"),))
         assert answer.fingerprint == "f"
+
+
+async def test_who_finds_no_room_for_its_bytes_is_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.common.admission._ROOM_S", 0.05)
+    budget = ByteBudget("test", 10)
+    held = await budget.take(10)
+    async with serving(Admission(Gate("test", places=1, waiting=0), budget, 10)) as (servicer, stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.EmbedTexts(texts(), timeout=60)
+        assert api_error(caught.value).retry_after_s > 0
+        held.release()
+        servicer.leave.set()
+        await stub.EmbedTexts(texts(), timeout=60)
+    assert budget.held_bytes == 0
